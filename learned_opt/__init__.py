@@ -1,0 +1,1 @@
+"""Learned optimizers, and how to use a trained one as an optax transformation."""

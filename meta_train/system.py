@@ -1,0 +1,135 @@
+"""Unrolled systems and the whole theory of truncation.
+
+Glossary (one word per thing, throughout the project):
+
+* `theta`: meta-parameters. `params`: the inner parameters that the learned optimizer trains.
+* T, `unroll_length`: steps of one inner problem. K, `truncation_length`: steps of one window.
+* N, `num_particles`: antithetic pairs (or single rollouts, for estimators that do not perturb).
+* `rollout`: one particle's place in its inner problem. `window`: K consecutive steps of it.
+* `restart`: replacing a finished rollout by a fresh inner problem. It happens once, *between*
+  windows, and every T is a multiple of K: so a window never crosses a restart, and no estimator
+  needs a mask.
+* `eps`: one perturbation of theta, std `sigma`. `xi`: the running sum of eps / sigma^2 over an inner problem.
+* `pos` / `neg`: the two halves of an antithetic pair; they always see the same keys.
+* `key`: a jax key, consumed by the callee.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+Theta = Any
+State = Any
+Data = Any
+
+
+class UnrolledSystem(NamedTuple):
+    """`s_{t+1}, L_t = step(theta, s_t, key, data)`: all that an estimator sees. Pure and unbatched.
+
+    Attributes:
+      init: `(theta, key) -> (state, length i32[])`. `length` is T of this inner problem; it may
+        depend on the key, never on theta, so that both halves of a pair end together.
+      step: `(theta, state, key, data) -> (state, loss f32[])`. Lower loss is better; the
+        meta-objective is the mean of the losses over the T steps.
+      length_multiple: every length that `init` returns is a multiple of this (T itself where T is
+        constant; 0 for an endless problem). K must divide it.
+    """
+
+    init: Callable[[Theta, jax.Array], tuple[State, jax.Array]]
+    step: Callable[[Theta, State, jax.Array, Data], tuple[State, jax.Array]]
+    length_multiple: int = 1
+
+
+class Rollout(NamedTuple):
+    """One particle's place in its inner problem.
+
+    Attributes:
+      state: the system's state.
+      t: i32[], steps taken since the restart.
+      length: i32[], T of this inner problem (shorter for a staggered first one).
+      diverged: bool[], whether a loss of the last window was not finite.
+    """
+
+    state: State
+    t: jax.Array
+    length: jax.Array
+    diverged: jax.Array
+
+
+ENDLESS = 2**31 - 1  # the length of an inner problem that never restarts
+
+
+def start(system: UnrolledSystem, theta: Theta, key: jax.Array, *, stagger: int | None = None) -> Rollout:
+    """A fresh inner problem. The key is consumed.
+
+    With `stagger=K` its length is drawn among K, 2K, ..., T: given to every particle's *first*
+    problem, it keeps the particles out of phase for good.
+    """
+    key_state, key_length = jax.random.split(key)
+    state, length = system.init(theta, key_state)
+    length = jnp.asarray(length, jnp.int32)
+    if stagger is not None:
+        shorter = stagger * jax.random.randint(key_length, (), 1, length // stagger + 1)
+        length = jnp.where(length == ENDLESS, length, shorter)
+    return Rollout(state, jnp.zeros([], jnp.int32), length, jnp.zeros([], bool))
+
+
+def finished(rollout: Rollout) -> jax.Array:
+    """bool[...]: whether the rollout must restart before its next window."""
+    return (rollout.t >= rollout.length) | rollout.diverged
+
+
+def restart_if(
+    done: jax.Array, system: UnrolledSystem, theta: Theta, rollout: Rollout, key: jax.Array
+) -> Rollout:
+    """`rollout`, or a fresh inner problem where `done` (bool[]). The key is consumed."""
+    fresh = start(system, theta, key)
+    return jax.tree.map(lambda a, b: jnp.where(done, a, b), fresh, rollout)
+
+
+def unroll(
+    system: UnrolledSystem,
+    theta: Theta,
+    rollout: Rollout,
+    key: jax.Array,
+    data: Data,
+    num_steps: int,
+    *,
+    remat: bool = False,
+) -> tuple[Rollout, jax.Array]:
+    """One window: `num_steps` steps of a rollout that does not restart inside it.
+
+    Args:
+      system: what is unrolled.
+      theta: meta-parameters of every step.
+      rollout: where to begin.
+      key: consumed; step i of the window uses the i-th key split from it.
+      data: passed on to `system.step`.
+      num_steps: K.
+      remat: recompute each step's residuals in the backward pass instead of storing them.
+
+    Returns:
+      The rollout after the window, and the losses, f32[K].
+    """
+
+    def body(state, key):
+        return system.step(theta, state, key, data)
+
+    if remat:
+        body = jax.checkpoint(body, prevent_cse=False)
+    state, losses = jax.lax.scan(body, rollout.state, jax.random.split(key, num_steps))
+    diverged = ~jnp.isfinite(losses).all()
+    return Rollout(state, rollout.t + num_steps, rollout.length, diverged), losses
+
+
+def check_truncation(system: UnrolledSystem, truncation_length: int) -> None:
+    """Refuses a K that does not divide every length of the system (ValueError)."""
+    if truncation_length < 1:
+        raise ValueError(f"truncation_length must be >= 1, got {truncation_length}")
+    if system.length_multiple % truncation_length:
+        raise ValueError(
+            f"truncation_length must divide every inner length (a multiple of {system.length_multiple}), "
+            f"got {truncation_length}"
+        )

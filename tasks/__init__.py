@@ -1,0 +1,1 @@
+"""Inner tasks: what learned optimizers are meta-trained and evaluated on."""

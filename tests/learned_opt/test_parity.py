@@ -1,0 +1,81 @@
+"""Each architecture gives the updates of the code it comes from: parameters after each of 6 updates.
+
+golden/*.json were recorded from the original public implementations (google/learned_optimization,
+celo) in float32, with the parameters, gradients, losses and meta-parameters defined here.
+"""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from learned_opt import LEARNED_OPTIMIZERS
+
+GOLDEN = Path(__file__).parent / "golden"
+SHAPES = {"b": (4,), "k": (2, 3, 4), "s": (), "w": (3, 4)}
+
+# golden file -> (architecture, its options, whether theta is filled with `filled` or left at its init)
+CASES = {
+    "learnable_sgdm": ("learnable_sgdm", {"initial_lr": 0.01}, False),
+    "learnable_adam": ("learnable_adam", {"initial_lr": 0.01}, False),
+}
+
+
+def params0():
+    return {
+        k: jnp.asarray((0.5 * np.cos(0.9 * np.arange(np.prod(s)) + i)).reshape(s), jnp.float32)
+        for i, (k, s) in enumerate(SHAPES.items())
+    }
+
+
+def grads(t):
+    return {
+        k: jnp.asarray(
+            (0.2 * np.sin(0.7 * np.arange(np.prod(s)) + 0.5 * i + 1.3 * t) + 0.01 * t).reshape(s), jnp.float32
+        )
+        for i, (k, s) in enumerate(SHAPES.items())
+    }
+
+
+def loss(t):
+    return 1.5 + 0.7 * np.sin(2.3 * t) + 0.1 * t
+
+
+def filled(theta, amplitude):
+    leaves, tree = jax.tree.flatten(theta)
+    values = [amplitude * np.sin(1.7 * i + 0.37 * np.arange(x.size) + 0.2) for i, x in enumerate(leaves)]
+    return tree.unflatten(
+        [jnp.asarray(v.reshape(x.shape), x.dtype) for v, x in zip(values, leaves, strict=True)]
+    )
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_parameters_follow_the_original_codes_trajectory(case):
+    name, options, fill = CASES[case]
+    golden = json.loads((GOLDEN / f"{case}.json").read_text())
+    lopt = LEARNED_OPTIMIZERS[name](**options)
+    theta = lopt.init(jax.random.key(0))
+    if fill:
+        theta = filled(theta, golden["theta_amp"])
+
+    @jax.jit
+    def step(params, state, grads, value):
+        tx = optax.with_extra_args_support(lopt.build(theta, golden.get("num_steps")))
+        updates, state = tx.update(grads, state, params, value=value)
+        return optax.apply_updates(params, updates), state
+
+    names = golden["traj"][0]
+    start = params = {k: v for k, v in params0().items() if k in names}
+    state = lopt.build(theta, golden.get("num_steps")).init(params)
+    for t, expected in enumerate(golden["traj"]):
+        params, state = step(params, state, {k: grads(t)[k] for k in names}, loss(t))
+        moved = max(float(jnp.abs(params[k] - start[k]).max()) for k in names)
+        assert moved > 1e-3
+        for k in names:
+            np.testing.assert_allclose(
+                params[k].ravel(), expected[k], rtol=0, atol=2e-5 * max(1, moved), err_msg=k
+            )

@@ -34,12 +34,17 @@ class UnrolledSystem(NamedTuple):
       step: `(theta, state, key, data) -> (state, loss f32[])`. Lower loss is better; the
         meta-objective is the mean of the losses over the T steps.
       length_multiple: every length that `init` returns is a multiple of this (T itself where T is
-        constant; 0 for an endless problem). K must divide it.
+        constant; 0 for an endless problem, whose length is `ENDLESS`). K must divide it.
+      max_length: the longest T; None for an endless problem. Equal to `length_multiple` where T is constant.
+      worst_loss: finite ceiling of a step's loss. A larger one, and one that is not finite, counts as
+        this, so that a diverged half of a pair keeps the sign of its badness and spoils no mean.
     """
 
     init: Callable[[Theta, jax.Array], tuple[State, jax.Array]]
     step: Callable[[Theta, State, jax.Array, Data], tuple[State, jax.Array]]
     length_multiple: int = 1
+    max_length: int | None = None
+    worst_loss: float = 1e6
 
 
 class Rollout(NamedTuple):
@@ -111,7 +116,9 @@ def unroll(
       remat: recompute each step's residuals in the backward pass instead of storing them.
 
     Returns:
-      The rollout after the window, and the losses, f32[K].
+      The rollout after the window, and the losses, f32[K]: capped at `system.worst_loss`, the one
+      place where a loss that is not finite is dealt with. It is told by `Rollout.diverged`, and
+      `finished` makes the particle restart before its next window.
     """
 
     def body(state, key):
@@ -120,8 +127,9 @@ def unroll(
     if remat:
         body = jax.checkpoint(body, prevent_cse=False)
     state, losses = jax.lax.scan(body, rollout.state, jax.random.split(key, num_steps))
-    diverged = ~jnp.isfinite(losses).all()
-    return Rollout(state, rollout.t + num_steps, rollout.length, diverged), losses
+    finite = jnp.isfinite(losses)
+    losses = jnp.where(finite, jnp.minimum(losses, system.worst_loss), system.worst_loss)
+    return Rollout(state, rollout.t + num_steps, rollout.length, ~finite.all()), losses
 
 
 def check_truncation(system: UnrolledSystem, truncation_length: int) -> None:

@@ -1,0 +1,135 @@
+"""Estimator -> estimator: over devices, and over task families."""
+
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from meta_train import perturb
+from meta_train.estimators.base import Estimate, GradientEstimator, summarise
+
+AXIS = "particles"
+
+
+def particle_mesh(num_devices: int) -> Mesh:
+    """A mesh of the first `num_devices` devices with the one axis that `shard` splits particles over.
+
+    Raises:
+      ValueError: more devices than there are.
+    """
+    devices = jax.devices()
+    if num_devices > len(devices):
+        raise ValueError(
+            f"mesh.particles must be at most {len(devices)}, the devices there are, got {num_devices}"
+        )
+    return jax.make_mesh((num_devices,), (AXIS,), axis_types=(AxisType.Auto,), devices=devices[:num_devices])
+
+
+def shard(estimator: GradientEstimator, mesh: Mesh) -> GradientEstimator:
+    """Splits an estimator's particles over the devices of a mesh: same estimates, up to rounding.
+
+    theta and data are replicated, every particle leaf lives on its own device, and the only
+    communication of an outer step is the mean of the gradient and of the loss.
+
+    Raises:
+      ValueError: a number of particles that the number of devices does not divide.
+    """
+    if estimator.num_particles % mesh.size:
+        raise ValueError(
+            f"num_particles must be a multiple of the number of devices ({mesh.size}), got {estimator.num_particles}"
+        )
+    everywhere, split = PartitionSpec(), PartitionSpec(AXIS)
+
+    def local(theta, state, key, data):
+        estimate, state = estimator.estimate(theta, state, key, data)
+        grad, loss = jax.lax.pmean((estimate.grad, estimate.loss), AXIS)
+        return estimate._replace(grad=grad, loss=loss), state
+
+    estimate = jax.shard_map(
+        local,
+        mesh=mesh,
+        in_specs=(everywhere, split, everywhere, everywhere),
+        out_specs=(Estimate(everywhere, everywhere, split, everywhere), split),
+        check_vma=False,
+    )
+
+    def init(theta, key):
+        return jax.lax.with_sharding_constraint(estimator.init(theta, key), NamedSharding(mesh, split))
+
+    return estimator._replace(init=init, estimate=estimate)
+
+
+class AverageState(NamedTuple):
+    """States of the families' estimators, and f32[families] running mean squares of their gradients."""
+
+    states: dict[str, Any]
+    mean_sq: jax.Array
+    count: jax.Array
+
+
+def average(
+    estimators: dict[str, GradientEstimator],
+    *,
+    weights: dict[str, float] | None = None,
+    scaling: Literal["none", "ema"] = "none",
+    decay: float = 0.99,
+) -> GradientEstimator:
+    """The weighted mean of several families' gradients: one estimator of their common theta.
+
+    `grad = sum_f w_f grad_f / scale_f / sum_f w_f`; the families may differ in every shape.
+
+    Args:
+      estimators: label -> estimator of one family. `estimate` takes `data` as label -> data.
+      weights: label -> w_f > 0; None for equal ones.
+      scaling: "none" (scale_f = 1: a family with large losses dominates), or "ema": scale_f is the
+        root of the running mean of its particles' squared gradient norms, so that families weigh alike.
+      decay: of that running mean, in [0, 1).
+
+    Returns:
+      A `GradientEstimator`; metrics and particle numbers are labelled `label/name`. Its state is that
+      of all families, not one array per particle.
+
+    Raises:
+      ValueError: a weight that is not > 0.
+    """
+    labels = list(estimators)
+    weights = weights or dict.fromkeys(labels, 1.0)
+    for label in labels:
+        if weights[label] <= 0:
+            raise ValueError(f"weight must be > 0, got {weights[label]} for {label}")
+    total = sum(weights[label] for label in labels)
+
+    def init(theta, key):
+        keys = jax.random.split(key, len(labels))
+        states = {label: estimators[label].init(theta, k) for label, k in zip(labels, keys, strict=True)}
+        return AverageState(states, jnp.zeros(len(labels)), jnp.zeros([], jnp.int32))
+
+    def estimate(theta, state, key, data):
+        keys = jax.random.split(key, len(labels))
+        estimates, states = {}, {}
+        for label, k in zip(labels, keys, strict=True):
+            one, states[label] = estimators[label].estimate(theta, state.states[label], k, data[label])
+            estimates[label] = summarise(one)
+
+        squares = jnp.stack([estimates[label].particles["grad_sq"].mean() for label in labels])
+        mean_sq = decay * state.mean_sq + (1 - decay) * squares
+        count = state.count + 1
+        unbiased = mean_sq / (1 - decay**count)
+        scales = jnp.sqrt(jnp.maximum(unbiased, 1e-30)) if scaling == "ema" else jnp.ones(len(labels))
+        shares = jnp.asarray([weights[label] / total for label in labels])
+
+        grad = perturb.zeros_like(theta)
+        for i, label in enumerate(labels):
+            grad = perturb.add_scaled(grad, shares[i] / scales[i], estimates[label].grad)
+        loss = sum(shares[i] * estimates[label].loss for i, label in enumerate(labels))
+        metrics, particles = {"loss": loss, "grad_norm": jnp.sqrt(perturb.sq_norm(grad))}, {}
+        for label in labels:
+            metrics |= {f"{label}/{name}": value for name, value in estimates[label].metrics.items()}
+            particles |= {f"{label}/{name}": value for name, value in estimates[label].particles.items()}
+        return Estimate(grad, jnp.asarray(loss), particles, metrics), AverageState(states, mean_sq, count)
+
+    each = estimators.values()
+    return GradientEstimator(
+        init, estimate, sum(e.num_particles for e in each), sum(e.inner_steps for e in each)
+    )

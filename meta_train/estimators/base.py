@@ -1,0 +1,155 @@
+"""What a gradient estimator is, and how one is made from its rule for a single particle."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from meta_train import perturb
+
+Theta = Any
+EState = Any
+
+
+class Estimate(NamedTuple):
+    """One estimate of the outer gradient.
+
+    Attributes:
+      grad: like theta; gradient of the mean loss per step.
+      loss: f32[], mean over the window's steps, then over particles (both halves of each pair).
+      particles: name -> f32[N], one number per particle, for the metrics.
+      metrics: name -> f32[]; filled by `summarise`.
+    """
+
+    grad: Theta
+    loss: jax.Array
+    particles: dict[str, jax.Array]
+    metrics: dict[str, jax.Array]
+
+
+class GradientEstimator(NamedTuple):
+    """An outer-gradient estimator: a pair of pure functions.
+
+    Attributes:
+      init: `(theta, key) -> state`; the key is consumed. Every leaf of the state is [N, ...].
+      estimate: `(theta, state, key, data) -> (Estimate, state)`, one window of every particle; the
+        key is consumed. Same key, same answer, on any number of devices.
+      num_particles: N.
+      inner_steps: steps of the system that one estimate takes, all particles together.
+    """
+
+    init: Callable[[Theta, jax.Array], EState]
+    estimate: Callable[[Theta, EState, jax.Array, Any], tuple[Estimate, EState]]
+    num_particles: int
+    inner_steps: int
+
+
+class OneParticle(NamedTuple):
+    """What the rule of one particle returns beside its state.
+
+    Attributes:
+      grad: like theta, this particle's gradient.
+      loss: f32[], mean loss of its window.
+      delta: f32[], difference of the pair's mean losses (0 for estimators without pairs).
+      restarted: bool[], whether it began a new inner problem in this window.
+      diverged: bool[], whether something was not finite; it restarts before its next window.
+      sigma: f32[], std of its perturbation (1 for estimators that do not perturb).
+    """
+
+    grad: Theta
+    loss: jax.Array
+    delta: jax.Array
+    restarted: jax.Array
+    diverged: jax.Array
+    sigma: jax.Array
+
+
+class Particles(NamedTuple):
+    """State of N particles.
+
+    Attributes:
+      index: i32[N]; a particle's name. Its randomness hangs on it, not on where it lives.
+      theta_sketch: f32[N, 32], `perturb.sketch` of theta when its inner problem began.
+      state: the particles' own states, leaves [N, ...].
+    """
+
+    index: jax.Array
+    theta_sketch: jax.Array
+    state: Any
+
+
+def from_particle(
+    init_one: Callable[[Theta, jax.Array], Any],
+    estimate_one: Callable[[Theta, Any, jax.Array, Any], tuple[OneParticle, Any]],
+    num_particles: int,
+    inner_steps: int,
+) -> GradientEstimator:
+    """Lifts the rule of one particle to N independent particles and the mean of their gradients.
+
+    Args:
+      init_one: `(theta, key) -> state` of one particle.
+      estimate_one: `(theta, state, key, data) -> (OneParticle, state)`.
+      num_particles: N >= 1.
+      inner_steps: steps of the system that one particle takes in one estimate.
+    """
+    if num_particles < 1:
+        raise ValueError(f"num_particles must be >= 1, got {num_particles}")
+
+    def keys_of(key, index):
+        return jax.vmap(jax.random.fold_in, (None, 0))(key, index)
+
+    def init(theta, key):
+        index = jnp.arange(num_particles)
+        theta_sketch = jnp.broadcast_to(perturb.sketch(theta), (num_particles, perturb.SKETCH))
+        return Particles(index, theta_sketch, jax.vmap(init_one, (None, 0))(theta, keys_of(key, index)))
+
+    def estimate(theta, particles, key, data):
+        keys = keys_of(key, particles.index)
+        one, state = jax.vmap(estimate_one, (None, 0, 0, None))(theta, particles.state, keys, data)
+        now = perturb.sketch(theta)
+        began = jnp.where(one.restarted[:, None], now, particles.theta_sketch)
+        numbers = {
+            "delta": one.delta,
+            "restarted": one.restarted.astype(jnp.float32),
+            "diverged": one.diverged.astype(jnp.float32),
+            "theta_drift": jnp.linalg.norm(now - began, axis=-1) / one.sigma,
+            "grad_sq": jax.vmap(perturb.sq_norm)(one.grad),
+        }
+        grad = jax.tree.map(lambda g: g.mean(0), one.grad)
+        return Estimate(grad, one.loss.mean(), numbers, {}), Particles(particles.index, began, state)
+
+    return GradientEstimator(init, estimate, num_particles, num_particles * inner_steps)
+
+
+def summarise(estimate: Estimate) -> Estimate:
+    """Fills in the metrics of an estimate of one family (after all devices' particles are together).
+
+    * `grad_norm`; `snr`: debiased |G|^2 / (tr Cov / N) of the mean gradient; `n_crit`: tr Cov / |G|^2,
+      the particle count at which signal and noise are equal (NaN for one particle). Particles
+      at different places of their inner problems count as noise.
+    * `delta_p50`, `delta_p90`, `delta_max`: quantiles of |delta|.
+    * `diverged`, `restarted`: fractions of the particles.
+    * `theta_drift`: mean of |theta - theta when the inner problem began| / sigma (within 25 %);
+      above 1 the running inner problems belong to another theta than the one that is updated.
+    """
+    numbers = estimate.particles
+    grad_sq = perturb.sq_norm(estimate.grad)
+    n = numbers["grad_sq"].shape[0]
+    # tr Cov of one particle from scalars alone: sum |g_i|^2 - N |mean g|^2.
+    trace = n * (numbers["grad_sq"].mean() - grad_sq) / (n - 1) if n > 1 else jnp.full([], jnp.nan)
+    signal = grad_sq - trace / n
+    size = jnp.abs(numbers["delta"])
+    metrics = {
+        "loss": estimate.loss,
+        "grad_norm": jnp.sqrt(grad_sq),
+        "snr": signal / (trace / n),
+        "n_crit": trace / signal,
+        "delta_p50": jnp.quantile(size, 0.5),
+        "delta_p90": jnp.quantile(size, 0.9),
+        "delta_max": size.max(),
+        "diverged": numbers["diverged"].mean(),
+        "restarted": numbers["restarted"].mean(),
+        "theta_drift": numbers["theta_drift"].mean(),
+    }
+    return estimate._replace(metrics=metrics)

@@ -1,0 +1,119 @@
+"""Task family + learned optimizer -> unrolled system. The only file that knows both packages."""
+
+import math
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from learned_opt.base import LearnedOptimizer
+from meta_train.system import UnrolledSystem
+from tasks.base import TaskFamily
+
+
+class Objective(NamedTuple):
+    """What of an inner training is minimised.
+
+    Attributes:
+      loss: "train", the loss of the minibatch that the step trains on, before its update; or
+        "valid", that of a minibatch of the validation split, after it.
+      reduce: "mean" over the steps of the inner training, or "last", the last step alone.
+      log: log(min(L, cap) + offset) instead of min(L, cap): scale-free across tasks, and still steep at low losses.
+      cap: the loss that a step counts at most, and a diverged one counts.
+      offset: added before the logarithm.
+    """
+
+    loss: Literal["train", "valid"] = "train"
+    reduce: Literal["mean", "last"] = "mean"
+    log: bool = True
+    cap: float = 4.0
+    offset: float = 0.02
+
+
+class InnerState(NamedTuple):
+    """State of one inner training: `t` and `length` are i32[], `cfg` tells the task."""
+
+    params: Any
+    opt_state: Any
+    cfg: Any
+    t: jax.Array
+    length: jax.Array
+
+
+def log_uniform(key: jax.Array, low: int, high: int, multiple: int) -> jax.Array:
+    """i32[]: a log-uniform draw among the multiples of `multiple` in [low, high]. The key is consumed."""
+    first, last = math.ceil(low / multiple), high // multiple
+    u = jax.random.uniform(key, minval=math.log(first), maxval=math.log(last + 1))
+    return multiple * jnp.clip(jnp.exp(u).astype(jnp.int32), first, last)
+
+
+def inner_training(
+    family: TaskFamily,
+    lopt: LearnedOptimizer,
+    *,
+    unroll_length: int | tuple[int, int],
+    multiple: int = 1,
+    objective: Objective = Objective(),
+) -> UnrolledSystem:
+    """Trains tasks of a family with a learned optimizer: one step of the system is one step of training.
+
+    Args:
+      family: where inner problems come from; `data` of the system's step is `family.data`.
+      lopt: the learned optimizer; `theta` of the system is its meta-parameters.
+      unroll_length: T, a number of steps, or (low, high): log-uniform among the multiples of `multiple`.
+      multiple: K of the estimator that will unroll this.
+      objective: what is minimised.
+
+    Returns:
+      An `UnrolledSystem` with `InnerState`s.
+
+    Raises:
+      ValueError: an `unroll_length` that is not a multiple of `multiple`, or a range that holds none.
+    """
+    sample_length, shortest, longest = _lengths(unroll_length, multiple)
+
+    def meta_loss(loss):
+        loss = jnp.minimum(loss, objective.cap)  # not a number stays so: the estimator counts it
+        return jnp.log(loss + objective.offset) if objective.log else loss
+
+    def init(theta, key):
+        key_cfg, key_params, key_length = jax.random.split(key, 3)
+        cfg, length = family.sample(key_cfg), sample_length(key_length)
+        params = family.task(cfg).init(key_params)
+        opt_state = lopt.build(theta, length).init(params)
+        return InnerState(params, opt_state, cfg, jnp.zeros([], jnp.int32), length), length
+
+    def step(theta, state, key, data):
+        task, opt = family.task(state.cfg), lopt.build(theta, state.length)
+        key_train, key_valid = jax.random.split(key)
+        loss, grads = jax.value_and_grad(task.loss)(state.params, key_train, data["train"])
+        updates, opt_state = opt.update(grads, state.opt_state, state.params, value=loss)
+        params = optax.apply_updates(state.params, updates)
+        t = state.t + 1
+        if objective.loss == "valid":
+            loss = task.loss(params, key_valid, data["valid"])
+        loss = meta_loss(loss)
+        if objective.reduce == "last":  # times T, as the mean over steps divides by it
+            loss = jnp.where(t == state.length, state.length * loss, 0.0)
+        return InnerState(params, opt_state, state.cfg, t, state.length), loss
+
+    worst = float(meta_loss(objective.cap)) * (longest if objective.reduce == "last" else 1)
+    return UnrolledSystem(init, step, multiple if shortest != longest else longest, longest, worst)
+
+
+def _lengths(unroll_length, multiple):
+    """The sampler of T, and its least and largest values."""
+    if isinstance(unroll_length, int):
+        if unroll_length < 1 or unroll_length % multiple:
+            raise ValueError(
+                f"unroll_length must be a multiple of truncation_length ({multiple}), got {unroll_length}"
+            )
+        return lambda key: jnp.full([], unroll_length, jnp.int32), unroll_length, unroll_length
+    low, high = unroll_length
+    first, last = math.ceil(low / multiple) * multiple, high // multiple * multiple
+    if not 1 <= low <= high or first > last:
+        raise ValueError(
+            f"unroll_length must be a range with a multiple of truncation_length ({multiple}) in it, got {low} to {high}"
+        )
+    return lambda key: log_uniform(key, low, high, multiple), first, last

@@ -1,0 +1,97 @@
+"""The outer step: everything a run is, and the one jit that moves it."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from meta_train import perturb
+from meta_train.estimators.base import GradientEstimator, summarise
+
+
+class OuterState(NamedTuple):
+    """Everything a run is; saving it *is* the checkpoint.
+
+    Attributes:
+      theta: meta-parameters.
+      theta_ema: their exponential moving average over outer steps (theta itself where decay is 0).
+      opt_state: of the outer optax optimizer.
+      estimator_state: every particle's inner states, accumulators and keys.
+      key: key[], never consumed; outer step i uses `fold_in(key, i)`.
+      outer_step: i32[], outer steps done.
+    """
+
+    theta: Any
+    theta_ema: Any
+    opt_state: Any
+    estimator_state: Any
+    key: jax.Array
+    outer_step: jax.Array
+
+
+class OuterStep(NamedTuple):
+    """The two jitted functions of a run.
+
+    Attributes:
+      init: `(key) -> OuterState`; the key is consumed.
+      step: `(OuterState, data) -> (OuterState, metrics)`, several outer steps; the state is donated.
+        Metrics are f32[] means over those steps.
+    """
+
+    init: Callable[[jax.Array], OuterState]
+    step: Callable[[OuterState, Any], tuple[OuterState, dict[str, jax.Array]]]
+
+
+def make_outer_step(
+    init_theta: Callable[[jax.Array], Any],
+    estimator: GradientEstimator,
+    optimizer: optax.GradientTransformation,
+    *,
+    steps_per_call: int = 1,
+    ema: float = 0.0,
+) -> OuterStep:
+    """Compiles the outer loop's body: estimate, update, average.
+
+    Args:
+      init_theta: `(key) -> theta`, a learned optimizer's `init`.
+      estimator: of the outer gradient.
+      optimizer: outer optimizer, updates to be added to theta.
+      steps_per_call: outer steps of one call; nothing returns to the host between them.
+      ema: decay of theta's moving average over outer steps, in [0, 1); 0 for none.
+    """
+
+    def init(key):
+        key_theta, key_estimator, key = jax.random.split(key, 3)
+        theta = init_theta(key_theta)
+        estimator_state = estimator.init(theta, key_estimator)
+        state = OuterState(
+            theta, theta, optimizer.init(theta), estimator_state, key, jnp.zeros([], jnp.int32)
+        )
+        return jax.tree.map(_strong, state)
+
+    def one_step(state, data):
+        key = jax.random.fold_in(state.key, state.outer_step)
+        estimate, estimator_state = estimator.estimate(state.theta, state.estimator_state, key, data)
+        metrics = estimate.metrics or summarise(estimate).metrics
+        updates, opt_state = optimizer.update(estimate.grad, state.opt_state, state.theta)
+        theta = optax.apply_updates(state.theta, updates)
+        theta_ema = jax.tree.map(
+            lambda a, b: (ema * a + (1 - ema) * b).astype(a.dtype), state.theta_ema, theta
+        )
+        metrics = metrics | {"update_norm": jnp.sqrt(perturb.sq_norm(updates))}
+        return OuterState(
+            theta, theta_ema, opt_state, estimator_state, state.key, state.outer_step + 1
+        ), metrics
+
+    def step(state, data):
+        state, metrics = jax.lax.scan(lambda s, _: one_step(s, data), state, None, length=steps_per_call)
+        return state, jax.tree.map(lambda m: m.mean(0), metrics)
+
+    return OuterStep(jax.jit(init), jax.jit(step, donate_argnums=0))
+
+
+def _strong(x):
+    """Drops the weak type that would make the second step compile again."""
+    return x if jnp.issubdtype(x.dtype, jax.dtypes.extended) else jax.lax.convert_element_type(x, x.dtype)

@@ -37,7 +37,8 @@ def shard(estimator: GradientEstimator, mesh: Mesh) -> GradientEstimator:
     """
     if estimator.num_particles % mesh.size:
         raise ValueError(
-            f"num_particles must be a multiple of the number of devices ({mesh.size}), got {estimator.num_particles}"
+            f"num_particles must be a multiple of the number of devices ({mesh.size}), "
+            f"got {estimator.num_particles}"
         )
     everywhere, split = PartitionSpec(), PartitionSpec(AXIS)
 

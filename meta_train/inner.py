@@ -19,7 +19,8 @@ class Objective(NamedTuple):
       loss: "train", the loss of the minibatch that the step trains on, before its update; or
         "valid", that of a minibatch of the validation split, after it.
       reduce: "mean" over the steps of the inner training, or "last", the last step alone.
-      log: log(min(L, cap) + offset) instead of min(L, cap): scale-free across tasks, and still steep at low losses.
+      log: log(min(L, cap) + offset) instead of min(L, cap): scale-free across tasks, and still steep
+        at low losses.
       cap: the loss that a step counts at most, and a diverged one counts.
       offset: added before the logarithm.
     """
@@ -29,6 +30,9 @@ class Objective(NamedTuple):
     log: bool = True
     cap: float = 4.0
     offset: float = 0.02
+
+
+MEAN_LOG_LOSS = Objective()
 
 
 class InnerState(NamedTuple):
@@ -54,7 +58,7 @@ def inner_training(
     *,
     unroll_length: int | tuple[int, int],
     multiple: int = 1,
-    objective: Objective = Objective(),
+    objective: Objective = MEAN_LOG_LOSS,
 ) -> UnrolledSystem:
     """Trains tasks of a family with a learned optimizer: one step of the system is one step of training.
 
@@ -114,6 +118,7 @@ def _lengths(unroll_length, multiple):
     first, last = math.ceil(low / multiple) * multiple, high // multiple * multiple
     if not 1 <= low <= high or first > last:
         raise ValueError(
-            f"unroll_length must be a range with a multiple of truncation_length ({multiple}) in it, got {low} to {high}"
+            f"unroll_length must be a range with a multiple of truncation_length ({multiple}) in it, "
+            f"got {low} to {high}"
         )
     return lambda key: log_uniform(key, low, high, multiple), first, last

@@ -79,7 +79,8 @@ def gpes(
         raise ValueError(f"sigma must be > 0, got {sigma}")
     if noise_period is not None and (noise_period < 1 or noise_period % truncation_length):
         raise ValueError(
-            f"noise_period must be a multiple of truncation_length ({truncation_length}) or None, got {noise_period}"
+            f"noise_period must be a multiple of truncation_length ({truncation_length}) or None, "
+            f"got {noise_period}"
         )
     accumulates = noise_period is not None
 

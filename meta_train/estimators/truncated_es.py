@@ -47,7 +47,8 @@ def truncated_es(
     Raises:
       ValueError: an option out of range, `truncation_length` that does not divide the lengths.
 
-    Source: Metz et al., "Understanding and correcting pathologies in the training of learned optimizers", ICML 2019.
+    Source: Metz et al., "Understanding and correcting pathologies in the training of learned optimizers",
+      ICML 2019.
     Differs from it in: no combination with backpropagated gradients.
     """
     check_truncation(system, truncation_length)

@@ -1,0 +1,244 @@
+"""Named data sets as arrays on the host, and stacks of them on the device.
+
+A name is `BASE` or `BASE[start:stop]`; the slice takes rows of the data set in its own fixed order.
+Nothing here needs a network.
+"""
+
+import difflib
+import functools
+import re
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+VALID_EVERY = 5  # row i of the (sliced) data set is in "valid" where i % 5 == 4, else in "train"
+
+
+class Dataset(NamedTuple):
+    """A table of examples in host memory.
+
+    Attributes:
+      x: f32[rows, features].
+      y: i32[rows] class labels, or f32[rows] targets.
+      num_classes: classes that `y` counts; 0 for regression.
+      shape: shape of one example, a rearrangement of `features`: (8, 8, 1) for digits.
+      source: where the data came from, in words.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    num_classes: int
+    shape: tuple[int, ...]
+    source: str
+
+
+class Stack(NamedTuple):
+    """Data sets of equal example shape, padded to equal rows and stacked.
+
+    Attributes:
+      data: {"train": arrays, "valid": arrays}, `arrays` being x f32[D, R, *shape], y [D, R],
+        rows i32[D] (the rows that are not padding) and classes i32[D].
+      shape: shape of one example.
+      num_classes: largest number of classes; 0 for regression.
+      equal_classes: whether all D data sets have that many.
+    """
+
+    data: dict[str, dict[str, jax.Array]]
+    shape: tuple[int, ...]
+    num_classes: int
+    equal_classes: bool
+
+
+def load(name: str) -> Dataset:
+    """The data set called `name`; cached, so its arrays must not be written to.
+
+    Names: digits (x scaled to [0, 1]); breast_cancer, wine, iris, diabetes (x, and the target of
+    diabetes, standardised to mean 0 and variance 1 over all rows; iris and wine come sorted by
+    class, so slice them with care); teacher:SEED (see `teacher`); npz:PATH; tfds:NAME. Each with
+    an optional slice of rows: "digits[:1200]", "teacher:3[100:]".
+
+    Raises:
+      ValueError: unknown name (with the nearest valid ones), empty or impossible slice, NaN or
+        infinity in the data, labels that are not 0 ... num_classes - 1.
+    """
+    base, start, stop = _parse(name)
+    whole = _load(base)
+    if start is None and stop is None:
+        return whole
+    rows = len(whole.x)
+    first, last = start or 0, rows if stop is None else stop
+    if not 0 <= first < last <= rows:
+        raise ValueError(
+            f"datasets: {name!r} asks for rows {first} to {last} of {base!r}, which has {rows} rows"
+        )
+    return whole._replace(x=whole.x[first:last], y=whole.y[first:last])
+
+
+def split(dataset: Dataset, which: str) -> Dataset:
+    """The "train" or "valid" part of a data set: every fifth row, from the fifth on, is in "valid"."""
+    if which not in ("train", "valid"):
+        raise ValueError(f"split: no split {which!r}, allowed: 'train', 'valid'")
+    valid = np.arange(len(dataset.x)) % VALID_EVERY == VALID_EVERY - 1
+    mask = valid if which == "valid" else ~valid
+    return dataset._replace(x=dataset.x[mask], y=dataset.y[mask])
+
+
+def stack(names: Sequence[str]) -> Stack:
+    """Loads, splits, pads and stacks data sets, so that tasks on any of them share one program.
+
+    Raises:
+      ValueError: no name, unequal example shapes, classification mixed with regression, fewer
+        than five rows in one of them.
+    """
+    if not names:
+        raise ValueError("datasets: needs at least one name, got none")
+    sets = [load(name) for name in names]
+    for name, dataset in zip(names, sets, strict=True):
+        if dataset.shape != sets[0].shape:
+            raise ValueError(
+                f"datasets: examples of {name!r} have shape {dataset.shape}, those of {names[0]!r} "
+                f"{sets[0].shape}; only equal shapes can be stacked"
+            )
+        if bool(dataset.num_classes) != bool(sets[0].num_classes):
+            raise ValueError(f"datasets: {name!r} and {names[0]!r} mix classification with regression")
+        if len(dataset.x) < VALID_EVERY:
+            raise ValueError(
+                f"datasets: {name!r} has {len(dataset.x)} rows, at least {VALID_EVERY} are needed"
+            )
+    classes = [dataset.num_classes for dataset in sets]
+    data = {which: _stack([split(dataset, which) for dataset in sets]) for which in ("train", "valid")}
+    return Stack(data, sets[0].shape, max(classes), len(set(classes)) == 1)
+
+
+def _stack(sets: list[Dataset]) -> dict[str, jax.Array]:
+    rows = [len(dataset.x) for dataset in sets]
+    x = np.zeros((len(sets), max(rows), *sets[0].shape), np.float32)
+    y = np.zeros((len(sets), max(rows)), sets[0].y.dtype)
+    for i, dataset in enumerate(sets):
+        x[i, : rows[i]] = dataset.x.reshape(-1, *dataset.shape)
+        y[i, : rows[i]] = dataset.y
+    classes = [dataset.num_classes for dataset in sets]
+    return jax.device_put(
+        {"x": x, "y": y, "rows": np.array(rows, np.int32), "classes": np.array(classes, np.int32)}
+    )
+
+
+def _parse(name: str) -> tuple[str, int | None, int | None]:
+    match = re.fullmatch(r"(.+?)(?:\[(\d*):(\d*)\])?", name)
+    if match is None:
+        raise ValueError(f"datasets: {name!r} is not a name; write NAME or NAME[start:stop]")
+    base, start, stop = match.groups()
+    return base, int(start) if start else None, int(stop) if stop else None
+
+
+@functools.lru_cache(maxsize=64)
+def _load(base: str) -> Dataset:
+    kind, colon, argument = base.partition(":")
+    loaders = ARGUMENT_LOADERS if colon else LOADERS
+    if kind not in loaders or (colon and not argument):
+        names = [*LOADERS, *(f"{prefix}:" for prefix in ARGUMENT_LOADERS)]
+        near = difflib.get_close_matches(kind, [n.rstrip(":") for n in names], n=2)
+        hint = f"; did you mean {' or '.join(near)}?" if near and near != [kind] else ""
+        raise ValueError(f"datasets: unknown data set {base!r}{hint} (allowed: {', '.join(names)}...)")
+    dataset = ARGUMENT_LOADERS[kind](argument) if colon else LOADERS[kind](kind)
+    check(dataset, base)
+    dataset.x.setflags(write=False)
+    dataset.y.setflags(write=False)
+    return dataset
+
+
+def check(dataset: Dataset, name: str) -> None:
+    """Refuses (ValueError) a data set that is not what `Dataset` says, or not finite."""
+    x, y, num_classes = dataset.x, dataset.y, dataset.num_classes
+    if x.ndim != 2 or x.dtype != np.float32 or len(x) != len(y) or y.ndim != 1 or not len(x):
+        raise ValueError(
+            f"datasets: {name!r} needs x f32[rows, features] and y [rows], got {x.shape}, {y.shape}"
+        )
+    if not np.isfinite(x).all() or not np.isfinite(y).all():
+        row = int(np.argmin(np.isfinite(x).all(1) & np.isfinite(y)))
+        raise ValueError(f"datasets: {name!r} holds NaN or infinity, first in row {row}")
+    if num_classes and (y.min() < 0 or y.max() >= num_classes):
+        raise ValueError(
+            f"datasets: labels of {name!r} must lie in 0..{num_classes - 1}, got {y.min()}..{y.max()}"
+        )
+
+
+def standardised(x: np.ndarray) -> np.ndarray:
+    """f32 columns of mean 0 and variance 1; a constant column becomes 0."""
+    x = np.asarray(x, np.float64)
+    std = x.std(0)
+    return ((x - x.mean(0)) / np.where(std > 0, std, 1.0)).astype(np.float32)
+
+
+def _sklearn(name: str) -> Dataset:
+    try:
+        from sklearn import datasets  # slow, and only training needs it
+    except ImportError as error:
+        raise ValueError(
+            f"datasets: {name!r} needs scikit-learn: pip install 'learned-opt[train]'"
+        ) from error
+    bunch = getattr(datasets, f"load_{name}")()
+    x, y = np.asarray(bunch.data), np.asarray(bunch.target)
+    source = f"scikit-learn, load_{name}"
+    if name == "digits":
+        return Dataset((x / 16).astype(np.float32), y.astype(np.int32), 10, (8, 8, 1), source)
+    x = standardised(x)
+    if name == "diabetes":
+        return Dataset(x, standardised(y), 0, (x.shape[1],), source)
+    return Dataset(x, y.astype(np.int32), int(y.max()) + 1, (x.shape[1],), source)
+
+
+def teacher(
+    argument: str, *, rows: int = 2048, features: int = 64, classes: int = 10, hidden: int = 32
+) -> Dataset:
+    """`teacher:SEED`: 2048 Gaussian inputs of 64 features, labelled by a random 64-32-10 relu MLP.
+
+    Each logit is standardised over the rows before the argmax, which balances the labels. The
+    example shape is (8, 8, 1), that of digits, so that the two stack.
+    """
+    if not argument.isdecimal() or int(argument) >= 2**32:
+        raise ValueError(f"datasets: seed of 'teacher:{argument}' must be an integer in 0..4294967295")
+    # RandomState, because numpy promises that its stream never changes.
+    draw = np.random.RandomState(int(argument))
+    x = draw.standard_normal((rows, features))
+    hidden_layer = np.maximum(x @ draw.standard_normal((features, hidden)) / features**0.5, 0)
+    logits = hidden_layer @ draw.standard_normal((hidden, classes))
+    logits = (logits - logits.mean(0)) / logits.std(0)
+    y = logits.argmax(1).astype(np.int32)
+    return Dataset(x.astype(np.float32), y, classes, (8, 8, 1), f"random MLP, seed {argument}")
+
+
+def _npz(argument: str) -> Dataset:
+    """`npz:PATH`: x [rows, ...], y [rows]: integers are class labels, floats are targets."""
+    try:
+        with np.load(argument, allow_pickle=False) as arrays:
+            x, y = np.asarray(arrays["x"]), np.asarray(arrays["y"])
+    except (OSError, KeyError, ValueError) as error:
+        raise ValueError(
+            f"datasets: cannot read arrays x and y from {argument!r}: {str(error).splitlines()[0]}"
+        ) from error
+    if x.ndim < 2 or y.ndim != 1 or x.dtype.kind not in "fiub" or y.dtype.kind not in "fiub":
+        raise ValueError(
+            f"datasets: {argument!r} must hold numbers x [rows, ...] and y [rows], "
+            f"got {x.dtype} {x.shape} and {y.dtype} {y.shape}"
+        )
+    flat = x.reshape(len(x), -1).astype(np.float32)
+    source = f"file {argument}"
+    if y.dtype.kind == "f":
+        return Dataset(flat, y.astype(np.float32), 0, x.shape[1:], source)
+    return Dataset(flat, y.astype(np.int32), int(y.max(initial=0)) + 1, x.shape[1:], source)
+
+
+LOADERS: dict[str, Callable[[str], Dataset]] = {
+    "digits": _sklearn,
+    "breast_cancer": _sklearn,
+    "wine": _sklearn,
+    "iris": _sklearn,
+    "diabetes": _sklearn,
+}
+ARGUMENT_LOADERS: dict[str, Callable[[str], Dataset]] = {
+    "teacher": teacher,
+    "npz": _npz,
+}

@@ -1,0 +1,83 @@
+"""Student MLPs that learn from a teacher of their own, on inputs that never repeat."""
+
+from typing import Annotated
+
+import annotated_types as at
+import haiku as hk
+import jax
+import jax.numpy as jnp
+
+from tasks import networks
+from tasks.base import Task, TaskFamily
+from tasks.networks import Activation, PositiveInt, Range, Widths, check_range, sample_range, scaled
+
+CALIBRATION_ROWS = 512  # inputs on which a new teacher's logits are standardised
+
+
+def teacher_mlp(
+    *,
+    features: PositiveInt = 64,
+    classes: Annotated[int, at.Ge(2)] = 10,
+    hidden: Widths = (32,),
+    activation: Activation = "relu",
+    teacher_hidden: PositiveInt = 32,
+    input_scale: Range = 1.0,
+    label_noise: Annotated[float, at.Interval(ge=0, lt=1)] = 0.0,
+    batch_size: PositiveInt = 64,
+    initial_scale: Range = 1.0,
+) -> TaskFamily:
+    """An MLP classifier of Gaussian inputs labelled by a random one-layer relu MLP, new in every task.
+
+    The teacher's logits are standardised on 512 inputs, so that classes are about equally frequent.
+    Training and validation losses have the same distribution, since no input is seen twice.
+
+    Args:
+      features: width of the inputs.
+      classes: number of labels.
+      hidden: widths of the student's hidden layers.
+      activation: of the student.
+      teacher_hidden: width of the teacher's hidden layer.
+      input_scale: standard deviation of the inputs that the student sees; a pair (low, high) is
+        drawn log-uniformly per task.
+      label_noise: probability that a label is replaced by a uniform draw.
+      batch_size: rows of a minibatch.
+      initial_scale: factor on the student's initial matrices, a number or a log-uniform range.
+
+    Returns:
+      A family without data; its cfg holds the teacher's weights and the two scales.
+    """
+    check_range("input_scale", input_scale)
+    check_range("initial_scale", initial_scale)
+    net = hk.without_apply_rng(hk.transform(lambda x: networks.mlp(x, hidden, classes, activation)))
+
+    def raw_logits(cfg, x):
+        return jax.nn.relu(x @ cfg["hidden"]) @ cfg["output"]
+
+    def sample(key):
+        keys = jax.random.split(key, 5)
+        cfg = {
+            "hidden": jax.random.normal(keys[0], (features, teacher_hidden), jnp.float32) * features**-0.5,
+            "output": jax.random.normal(keys[1], (teacher_hidden, classes), jnp.float32),
+        }
+        logits = raw_logits(cfg, jax.random.normal(keys[2], (CALIBRATION_ROWS, features), jnp.float32))
+        cfg["mean"], cfg["std"] = logits.mean(0), logits.std(0) + 1e-6
+        cfg["input_scale"] = sample_range(keys[3], input_scale)
+        cfg["initial_scale"] = sample_range(keys[4], initial_scale)
+        return cfg
+
+    def task(cfg):
+        def init(key):
+            return scaled(net.init(key, jnp.zeros((1, features), jnp.float32)), cfg["initial_scale"])
+
+        def loss(params, key, data):
+            key_x, key_noise, key_label = jax.random.split(key, 3)
+            x = jax.random.normal(key_x, (batch_size, features), jnp.float32)
+            labels = jnp.argmax((raw_logits(cfg, x) - cfg["mean"]) / cfg["std"], axis=-1)
+            if label_noise:
+                wrong = jax.random.bernoulli(key_noise, label_noise, labels.shape)
+                labels = jnp.where(wrong, jax.random.randint(key_label, labels.shape, 0, classes), labels)
+            return networks.cross_entropy(net.apply(params, cfg["input_scale"] * x), labels)
+
+        return Task(init, loss)
+
+    return TaskFamily(sample, task, {"train": (), "valid": ()})

@@ -1,0 +1,116 @@
+import numpy as np
+import pytest
+
+from tasks import datasets
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "classes"),
+    [
+        ("digits", (1797, 64), 10),
+        ("breast_cancer", (569, 30), 2),
+        ("wine", (178, 13), 3),
+        ("iris", (150, 4), 3),
+        ("diabetes", (442, 10), 0),
+        ("teacher:0", (2048, 64), 10),
+    ],
+)
+def test_a_named_data_set_has_the_documented_size_and_scale(name, shape, classes):
+    data = datasets.load(name)
+    assert data.x.shape == shape and data.x.dtype == np.float32 and data.num_classes == classes
+    assert np.prod(data.shape) == shape[1]
+    if name == "digits":
+        assert data.x.min() == 0 and data.x.max() == 1
+    else:
+        assert np.abs(data.x.mean(0)).max() < 0.1 and np.abs(data.x.std(0) - 1).max() < 0.1
+    assert data.y.dtype == (np.int32 if classes else np.float32)
+    assert not classes or set(np.unique(data.y)) == set(range(classes))
+
+
+def test_a_teacher_depends_on_its_seed_only_and_balances_its_labels():
+    first, second = datasets.teacher("3"), datasets.teacher("3")
+    np.testing.assert_array_equal(first.x, second.x)
+    np.testing.assert_array_equal(first.y, second.y)
+    assert (datasets.teacher("4").y != first.y).mean() > 0.5
+    shares = np.bincount(first.y) / len(first.y)
+    assert shares.min() > 0.05 and shares.max() < 0.2
+
+
+def test_a_slice_takes_rows_in_the_order_of_the_whole():
+    whole, part = datasets.load("digits"), datasets.load("digits[597:1200]")
+    np.testing.assert_array_equal(part.x, whole.x[597:1200])
+    np.testing.assert_array_equal(part.y, whole.y[597:1200])
+    assert len(datasets.load("digits[:7]").x) == 7 and len(datasets.load("digits[1790:]").x) == 7
+
+
+def test_every_fifth_row_is_kept_for_validation():
+    data = datasets.load("digits[:12]")
+    train, valid = datasets.split(data, "train"), datasets.split(data, "valid")
+    np.testing.assert_array_equal(valid.x, data.x[[4, 9]])
+    np.testing.assert_array_equal(train.y, data.y[[0, 1, 2, 3, 5, 6, 7, 8, 10, 11]])
+
+
+def test_a_stack_pads_to_equal_rows_and_says_how_many_are_real():
+    stack = datasets.stack(("digits[:50]", "teacher:1[:100]"))
+    train = stack.data["train"]
+    assert train["x"].shape == (2, 80, 8, 8, 1) and list(train["rows"]) == [40, 80]
+    assert not np.asarray(train["x"][0, 40:]).any() and np.asarray(train["x"][1, 40:]).any()
+    digits = datasets.split(datasets.load("digits[:50]"), "train")
+    np.testing.assert_array_equal(train["x"][0, :40].reshape(40, 64), digits.x)
+    np.testing.assert_array_equal(train["y"][0, :40], digits.y)
+    assert stack.num_classes == 10 and stack.equal_classes
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("digit", ["unknown data set 'digit'", "did you mean digits?"]),
+        ("teecher:1", ["unknown data set 'teecher:1'", "teacher"]),
+        ("digits:1", ["unknown data set 'digits:1'"]),
+        ("teacher:", ["unknown data set 'teacher:'"]),
+        ("teacher:x", ["seed", "'teacher:x'", "integer"]),
+        ("teacher:-1", ["seed", "'teacher:-1'"]),
+        ("digits[100:50]", ["rows 100 to 50", "1797"]),
+        ("digits[:5000]", ["rows 0 to 5000", "1797"]),
+        ("digits[a:]", ["unknown data set 'digits[a:]'"]),
+        ("", ["not a name"]),
+    ],
+)
+def test_a_wrong_name_is_refused_in_one_line_that_says_what_is_allowed(name, words):
+    with pytest.raises(ValueError, match="^datasets: ") as error:
+        datasets.load(name)
+    assert all(word in str(error.value) for word in words), str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        ((), ["at least one"]),
+        (("digits", "iris"), ["(8, 8, 1)", "(4,)", "'iris'"]),
+        (("digits[:3]",), ["3 rows", "at least 5"]),
+    ],
+)
+def test_data_sets_that_do_not_stack_are_refused(names, words):
+    with pytest.raises(ValueError, match="^datasets: ") as error:
+        datasets.stack(names)
+    assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_a_split_that_does_not_exist_is_refused():
+    with pytest.raises(ValueError, match="no split 'test', allowed: 'train', 'valid'"):
+        datasets.split(datasets.load("iris"), "test")
+
+
+def test_nan_and_labels_out_of_range_are_refused_with_the_row():
+    x, y = np.zeros((6, 2), np.float32), np.arange(6, dtype=np.int32)
+    with pytest.raises(ValueError, match="labels of 'mine' must lie in 0..2, got 0..5"):
+        datasets.check(datasets.Dataset(x, y, 3, (2,), "test"), "mine")
+    x[4, 1] = np.nan
+    with pytest.raises(ValueError, match="'mine' holds NaN or infinity, first in row 4"):
+        datasets.check(datasets.Dataset(x, y, 6, (2,), "test"), "mine")
+
+
+def test_loaded_arrays_cannot_be_written_to():
+    with pytest.raises(ValueError, match="read-only"):
+        datasets.load("iris").x[0] = 1

@@ -1,0 +1,67 @@
+import inspect
+
+import jax
+import numpy as np
+import pytest
+
+import tasks
+
+# One small instance of every family, and whether its loss depends on the key.
+TINY = {
+    "image_mlp": ({"datasets": ("digits[:300]", "teacher:1[:200]"), "hidden": (8,), "batch_size": 16}, True),
+    "quadratic": ({"dim": 4, "rotated": True}, False),
+    "teacher_mlp": ({"features": 8, "hidden": (8,), "batch_size": 16, "label_noise": 0.1}, True),
+}
+
+
+@pytest.fixture(scope="module", params=sorted(TINY))
+def case(request, probe):
+    name = request.param
+    options, stochastic = TINY[name]
+    family = tasks.make({"name": name, **options})
+    run = probe(family)
+    return family, stochastic, run, run(family.data["train"], jax.random.key(0))
+
+
+def test_every_registered_family_has_a_small_instance_here():
+    assert sorted(TINY) == sorted(tasks.TASKS)
+
+
+def test_passes_the_check_that_users_families_get(case):
+    tasks.check_family(case[0])
+
+
+def test_losses_are_finite_before_during_and_after_training(case):
+    for name, losses in case[3].items():
+        assert np.isfinite(losses).all(), name
+
+
+def test_the_same_key_gives_the_same_losses(case):
+    family, _, run, first = case
+    again = run(family.data["train"], jax.random.key(0))
+    jax.tree.map(np.testing.assert_array_equal, first, again)
+
+
+def test_another_key_gives_another_minibatch(case):
+    _, stochastic, _, result = case
+    distinct = [len(np.unique(row)) for row in result["before"]]
+    assert distinct == ([result["before"].shape[1]] * len(distinct) if stochastic else [1] * len(distinct))
+
+
+def test_gradient_descent_lowers_the_loss(case):
+    result = case[3]
+    assert (result["after"].mean(1) < result["before"].mean(1)).all()
+
+
+def test_the_data_is_an_argument_and_not_part_of_the_program(case, baked_in):
+    assert baked_in(case[0]) <= 1000
+
+
+@pytest.mark.parametrize("name", sorted(tasks.TASKS))
+def test_options_are_keyword_only_typed_and_documented_and_have_defaults(name):
+    factory = tasks.TASKS[name]
+    for option in inspect.signature(factory).parameters.values():
+        assert option.kind is option.KEYWORD_ONLY, option
+        assert option.annotation is not option.empty, option
+        assert option.default is not option.empty, option
+        assert f"      {option.name}: " in factory.__doc__, f"{option} is not in the docstring"

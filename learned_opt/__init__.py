@@ -1,12 +1,27 @@
 """Learned optimizers, and how to use a trained one as an optax transformation."""
 
+from learned_opt.adafac_mlp import adafac_mlp
 from learned_opt.base import LearnedOptimizer
 from learned_opt.hparam import learnable_adam, learnable_sgd, learnable_sgdm
+from learned_opt.mlp import per_param_mlp
+from learned_opt.residual import residual
 
 LEARNED_OPTIMIZERS = {
     "learnable_sgd": learnable_sgd,
     "learnable_sgdm": learnable_sgdm,
     "learnable_adam": learnable_adam,
+    "per_param_mlp": per_param_mlp,
+    "adafac_mlp": adafac_mlp,
+    "residual": residual,
 }
 
-__all__ = ["LEARNED_OPTIMIZERS", "LearnedOptimizer", "learnable_adam", "learnable_sgd", "learnable_sgdm"]
+__all__ = [
+    "LEARNED_OPTIMIZERS",
+    "LearnedOptimizer",
+    "adafac_mlp",
+    "learnable_adam",
+    "learnable_sgd",
+    "learnable_sgdm",
+    "per_param_mlp",
+    "residual",
+]

@@ -22,6 +22,9 @@ SHAPES = {"b": (4,), "k": (2, 3, 4), "s": (), "w": (3, 4)}
 CASES = {
     "learnable_sgdm": ("learnable_sgdm", {"initial_lr": 0.01}, False),
     "learnable_adam": ("learnable_adam", {"initial_lr": 0.01}, False),
+    "mlp_lopt": ("per_param_mlp", {"step_mult": 0.1, "exp_mult": 0.1}, True),
+    "adafac_h4": ("adafac_mlp", {"step_mult": 0.1, "exp_mult": 0.1}, True),
+    "adafac_h32": ("adafac_mlp", {"hidden": 32, "step_mult": 0.1, "exp_mult": 0.1}, True),
 }
 
 

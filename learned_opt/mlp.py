@@ -1,0 +1,87 @@
+"""The per-parameter MLP: one small network that sees the gradient, the parameter and six momenta."""
+
+from functools import partial
+from typing import Annotated
+
+import haiku as hk
+import jax.numpy as jnp
+from annotated_types import Ge, Gt
+
+from learned_opt.base import LearnedOptimizer
+from learned_opt.features import Decays, init_state, observe, time_embedding
+from learned_opt.network import dense, direction, dummy_tensor, fan_in, per_parameter_mlp, split_like
+from learned_opt.transformation import transformation
+
+FEATURES = ("grad", "param", "momentum")
+DECAYS = Decays(momentum=(0.1, 0.5, 0.9, 0.99, 0.999, 0.9999))
+
+
+class _Dense(hk.Module):
+    def __init__(self, size, name):
+        super().__init__(name)
+        self.size = size
+
+    def __call__(self, inputs):
+        return dense(inputs, self.size)
+
+
+class _MLP(hk.Module):
+    """Haiku's MLP (and its parameter names), applied by `per_parameter_mlp`."""
+
+    def __init__(self, hidden, num_hidden):
+        super().__init__("mlp")
+        self.layers = [_Dense(size, f"linear_{i}") for i, size in enumerate([hidden] * num_hidden + [2])]
+
+    def __call__(self, tensors, shared):
+        inputs, layers = fan_in(FEATURES, tensors, shared), []
+        for layer in self.layers:
+            layers.append(layer(inputs))
+            inputs = layer.size
+        return per_parameter_mlp(FEATURES, tensors, layers, shared)
+
+
+def per_param_mlp(
+    *,
+    hidden: Annotated[int, Ge(1)] = 32,
+    num_hidden: Annotated[int, Ge(1)] = 2,
+    step_mult: Annotated[float, Gt(0)] = 1e-3,
+    exp_mult: Annotated[float, Ge(0)] = 1e-3,
+) -> LearnedOptimizer:
+    """Per-parameter MLP (Metz et al. 2019, 2020): `p <- p - step_mult * o_0 * exp(exp_mult * o_1)`.
+
+    o is the output, for this parameter, of an MLP whose 19 inputs are g, p and the gradient's running
+    means of decays .1, .5, .9, .99, .999, .9999 (each normalised over the tensor), and the time on
+    11 scales.
+    theta (1,762 meta-parameters at the defaults): `mlp/~/linear_{0,1,2}` with `w` [inputs, outputs] and `b`.
+
+    Args:
+      hidden: width of the hidden layers.
+      num_hidden: number of hidden layers.
+      step_mult: scale of the step; > 0.
+      exp_mult: scale of the second output; >= 0.
+
+    Returns:
+      The learned optimizer; it needs neither the horizon nor the loss. State: 24 bytes a parameter.
+
+    Source: MLPLOpt of google/learned_optimization. Differs from it in: nothing.
+    """
+    net = hk.without_apply_rng(
+        hk.transform(lambda tensors, shared: _MLP(hidden, num_hidden)(tensors, shared))
+    )
+
+    def init(key):
+        return net.init(key, [dummy_tensor(DECAYS)], time_embedding(jnp.zeros([])))
+
+    def build(theta, num_steps=None):
+        del num_steps
+
+        def update(grads, state, params, value):
+            del value
+            shared = time_embedding(state.count)
+            tensors, state = observe(grads, state, params, DECAYS)
+            step = direction(net.apply(theta, tensors, shared), exp_mult) * step_mult
+            return split_like(-step, params), state
+
+        return transformation("per_param_mlp", partial(init_state, decays=DECAYS), update, needs=("params",))
+
+    return LearnedOptimizer(init, build)

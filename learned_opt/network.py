@@ -1,0 +1,109 @@
+"""The per-parameter network: a small MLP applied to the features of every parameter of every tensor."""
+
+from collections.abc import Callable, Sequence
+from itertools import accumulate as running_sum
+from typing import Any
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+
+from learned_opt.features import FEATURES, Decays, Tensor, channels, init_accumulators, normalise
+
+Layer = tuple[jax.Array, jax.Array]  # weights [inputs, outputs], bias [outputs]
+
+
+def per_parameter_mlp(
+    features: Sequence[str],
+    tensors: Sequence[Tensor],
+    layers: Sequence[Layer],
+    shared: jax.Array | None = None,
+    normaliser: Callable[[jax.Array], jax.Array] = normalise,
+) -> jax.Array:
+    """One MLP (relu) on every parameter of `tensors`, all of them at once.
+
+    Args:
+      features: names in FEATURES, in the order of the first layer's weights; normalised tensor by tensor.
+      tensors: M tensors of n_1 ... n_M elements.
+      layers: the first takes the features, then `shared`.
+      shared: f32[S], inputs equal for all parameters; they cost nothing, as they only move the first bias.
+      normaliser: applied to each feature of each tensor.
+
+    Returns:
+      f32[n_1 + ... + n_M, outputs], tensor after tensor.
+    """
+    (w, b), *layers = layers
+    size = fan_in(features, tensors)
+    if shared is not None:
+        b = b + shared @ w[size:]
+    x = first_layer(features, tensors, w[:size], normaliser) + b
+    for w, b in layers:
+        x = jax.nn.relu(x) @ w + b
+    return x
+
+
+def first_layer(
+    features: Sequence[str],
+    tensors: Sequence[Tensor],
+    w: jax.Array,
+    normaliser: Callable[[jax.Array], jax.Array] = normalise,
+) -> jax.Array:
+    """`normaliser(features) @ w`, f32[parameters, outputs].
+
+    One matrix product for all tensors where a feature varies everywhere; what varies by row or by
+    column only is multiplied at that size and broadcast after.
+    """
+    ends = list(running_sum(channels(name, tensors[0].acc) for name in features))
+    rows = {name: w[start:end] for name, start, end in zip(features, [0, *ends], ends, strict=False)}
+
+    groups = [[n for n in features if FEATURES[n].varies == v] for v in ("everywhere", "by row", "by col")]
+    everywhere, *narrow = [names for names in groups if names]
+
+    def inputs(tensor, names):
+        return normaliser(jnp.concatenate([FEATURES[name].of(tensor) for name in names], -1))
+
+    def weights(names):
+        return jnp.concatenate([rows[name] for name in names])
+
+    x = [inputs(t, everywhere) for t in tensors]
+    y = jnp.concatenate([x.reshape(-1, x.shape[-1]) for x in x]) @ weights(everywhere)
+    if not narrow:
+        return y
+    z = [sum(inputs(t, names) @ weights(names) for names in narrow) for t in tensors]
+    z = [jnp.broadcast_to(z, (*t.grad.shape, w.shape[1])) for z, t in zip(z, tensors, strict=True)]
+    return y + jnp.concatenate([z.reshape(-1, w.shape[1]) for z in z])
+
+
+def dense(inputs: int, outputs: int, suffix: str = "", *, scale: float = 1.0) -> Layer:
+    """Haiku parameters `w<suffix>` and `b<suffix>` of one layer, initialised as `hk.Linear` does.
+
+    The weights are truncated normal with stddev `scale / sqrt(inputs)`, the bias is 0.
+    """
+    init = hk.initializers.TruncatedNormal(scale / inputs**0.5)
+    w = hk.get_parameter(f"w{suffix}", (inputs, outputs), init=init)
+    return w, hk.get_parameter(f"b{suffix}", (outputs,), init=jnp.zeros)
+
+
+def fan_in(features: Sequence[str], tensors: Sequence[Tensor], shared: jax.Array | None = None) -> int:
+    """The number of inputs of the first layer."""
+    per_parameter = sum(channels(name, tensors[0].acc) for name in features)
+    return per_parameter + (0 if shared is None else shared.size)
+
+
+def dummy_tensor(decays: Decays) -> Tensor:
+    """A tensor with one element, for the init of a Haiku function."""
+    return Tensor(jnp.zeros([1]), jnp.zeros([1]), init_accumulators(jnp.zeros([1]), decays))
+
+
+def direction(outputs: jax.Array, exp_mult: float) -> jax.Array:
+    """A direction and the logarithm of a magnitude made one number: `o_0 exp(exp_mult o_1)`, f32[...]."""
+    return outputs[..., 0] * jnp.exp(outputs[..., 1] * exp_mult)
+
+
+def split_like(x: jax.Array, params: Any) -> Any:
+    """Cuts f32[n_1 + ... + n_M] into a tree like `params`, whose M leaves have n_1 ... n_M elements."""
+    leaves, tree = jax.tree.flatten(params)
+    ends = list(running_sum(p.size for p in leaves))
+    return tree.unflatten(
+        [x[end - p.size : end].reshape(p.shape) for p, end in zip(leaves, ends, strict=True)]
+    )

@@ -1,0 +1,92 @@
+"""The residual optimizer: Adam at initialisation, with a learned schedule and per-parameter corrections."""
+
+from functools import partial
+from typing import Annotated
+
+import haiku as hk
+import jax.numpy as jnp
+from annotated_types import Ge, Gt
+
+from learned_opt.adafac_mlp import FEATURES
+from learned_opt.base import LearnedOptimizer
+from learned_opt.features import Decays, fraction_embedding, init_state, observe, time_embedding
+from learned_opt.network import dense, dummy_tensor, fan_in, per_parameter_mlp, split_like
+from learned_opt.transformation import transformation
+
+DECAYS = Decays(momentum=(0.9, 0.99, 0.999), rms=(0.999,), factored=(0.9, 0.99, 0.999))
+
+
+def residual(
+    *,
+    hidden: Annotated[int, Ge(1)] = 8,
+    initial_lr: Annotated[float, Gt(0)] = 3e-3,
+    output_scale: Annotated[float, Ge(0)] = 0.1,
+    schedule_limit: Annotated[float, Gt(0)] = 7.0,
+    adam_limit: Annotated[float, Gt(0)] = 3.0,
+    exp_mult: Annotated[float, Ge(0)] = 0.1,
+) -> LearnedOptimizer:
+    """Adam with a learned schedule and learned per-parameter corrections.
+
+    `p <- p - initial_lr * exp(s) * (A * exp(o_2) + o_0 * exp(exp_mult * o_1))`
+
+    A is Adam's bias-corrected direction (.9, .999); s, the schedule, is a linear function of the time
+    t (11 scales) and of t / T (9 fractions), clipped; o is the output, for this parameter, of an MLP on
+    AdafacMLP's 39 inputs, o_2 clipped. At initialisation s = 0 and o is small: the optimizer is nearly
+    Adam, so that meta-training begins with one that works. The 20 numbers of the schedule, which have
+    the strongest signal, are learned first.
+    theta (439 meta-parameters at the defaults): `nn/~/{w,b}{0,1,2}`, and `schedule`, f32[20].
+
+    Args:
+      hidden: width of the two hidden layers.
+      initial_lr: Adam's learning rate at initialisation; > 0.
+      output_scale: the last layer's initial weights, relative to the usual; >= 0. At 0 the optimizer
+        is exactly Adam at initialisation.
+      schedule_limit: |s| is at most this; > 0.
+      adam_limit: |o_2| is at most this; > 0.
+      exp_mult: scale of o_1; >= 0.
+
+    Returns:
+      The learned optimizer; it needs the horizon (num_steps), not the loss. State: 16 bytes a
+      parameter, and 12 for each row and column of a matrix (28 a parameter for vectors).
+
+    Source: this project. Differs from AdafacMLP in: Adam's direction is added to the network's, the
+    schedule, and decays that are not learned.
+    """
+
+    def network(tensors, shared):
+        sizes = [fan_in(FEATURES, tensors, shared), hidden, hidden, 3]
+        scales = [1.0, 1.0, output_scale]
+        layers = [dense(sizes[i], sizes[i + 1], str(i), scale=scale) for i, scale in enumerate(scales)]
+        return per_parameter_mlp(FEATURES, tensors, layers, shared)
+
+    net = hk.without_apply_rng(hk.transform(network))
+
+    def init(key):
+        time, fraction = time_embedding(jnp.zeros([])), fraction_embedding(jnp.zeros([]), 1)
+        nn = net.init(key, [dummy_tensor(DECAYS)], time)
+        return {"nn": nn, "schedule": jnp.zeros(time.size + fraction.size)}
+
+    def build(theta, num_steps=None):
+        def update(grads, state, params, value):
+            del value
+            time, fraction = time_embedding(state.count), fraction_embedding(state.count, num_steps)
+            tensors, state = observe(grads, state, params, DECAYS)
+            o = net.apply(theta["nn"], tensors, time)
+            adam = jnp.concatenate([_adam_direction(t, state.count).ravel() for t in tensors])
+            limited = jnp.exp(jnp.clip(o[:, 2], -adam_limit, adam_limit))
+            s = jnp.clip(
+                theta["schedule"] @ jnp.concatenate([time, fraction]), -schedule_limit, schedule_limit
+            )
+            step = initial_lr * jnp.exp(s) * (adam * limited + o[:, 0] * jnp.exp(exp_mult * o[:, 1]))
+            return split_like(-step, params), state
+
+        init_fn = partial(init_state, decays=DECAYS)
+        return transformation("residual", init_fn, update, needs=("params", "num_steps"), num_steps=num_steps)
+
+    return LearnedOptimizer(init, build, needs=("num_steps",))
+
+
+def _adam_direction(tensor, count):
+    m = tensor.acc.momentum[..., 0] / (1 - DECAYS.momentum[0] ** count)
+    v = tensor.acc.rms[..., 0] / (1 - DECAYS.rms[0] ** count)
+    return m / (jnp.sqrt(v) + 1e-8)

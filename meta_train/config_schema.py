@@ -1,0 +1,188 @@
+"""The keys of a config file, their types, ranges and defaults, each documented where it stands.
+
+Options of tasks, learned optimizers, estimators and outer optimizers have no schema here: it is
+their factories' signatures.
+"""
+
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Interval, MinLen
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from meta_train.registry import STRICT, Spec
+
+Count = Annotated[int, Ge(1)]
+
+
+class Section(BaseModel):
+    """A mapping of the config with fixed keys."""
+
+    model_config = STRICT | ConfigDict(use_attribute_docstrings=True)
+
+
+class Component(Section):
+    """A mapping whose `name` picks a factory; keys that are not listed here are that factory's options."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+    """Name in the registry."""
+
+    @property
+    def spec(self) -> Spec:
+        """`{"name": NAME, **options}`, for `registry.build`."""
+        return {"name": self.name, **(self.model_extra or {})}
+
+
+class TrainingTask(Component):
+    """One family of the training mixture: `name` and options of a task family."""
+
+    weight: Annotated[float, Gt(0)] = 1.0
+    """Share of the family's gradient, relative to the other families'."""
+    label: str = ""
+    """Name in the metrics; "" for the family's own, numbered where it occurs twice (filled in by loading)."""
+
+
+class OuterOptimizer(Component):
+    """`name` and options of an optax optimizer, with a `learning_rate` and a `clip_norm`."""
+
+    name: str = "adam"
+    """Name in optax or optax.contrib."""
+    ema: Annotated[float, Interval(ge=0, lt=1)] = 0.0
+    """Decay of theta's moving average over outer steps, which is evaluated and exported; 0 for none."""
+
+
+class Lengths(Section):
+    """Random lengths: log-uniform among the multiples of `truncation_length` in [min, max]."""
+
+    min: Count
+    """Shortest inner problem; rounded up to a multiple of `truncation_length`."""
+    max: Count
+    """Longest inner problem; rounded down to a multiple of `truncation_length`."""
+
+    @model_validator(mode="after")
+    def _ordered(self):
+        if self.min > self.max:
+            raise ValueError(f"min must be <= max ({self.max}), got {self.min}")
+        return self
+
+
+class Objective(Section):
+    """What of an inner training is minimised."""
+
+    loss: Literal["train", "valid"] = "train"
+    """The minibatch loss that each step trains on, or that of the validation split after it."""
+    reduce: Literal["mean", "last"] = "mean"
+    """Mean over the steps of the inner training, or its last step alone."""
+    log: bool = True
+    """Minimise log(min(loss, cap) + offset) instead of min(loss, cap)."""
+    cap: float = 4.0
+    """The loss that a step counts at most, and a diverged one counts."""
+    offset: Annotated[float, Ge(0)] = 0.02
+    """Added before the logarithm."""
+
+    @model_validator(mode="after")
+    def _has_logarithm(self):
+        if self.log and self.cap + self.offset <= 0:
+            raise ValueError(f"cap must be > -offset ({-self.offset}) where log is true, got {self.cap}")
+        return self
+
+
+class Inner(Section):
+    """The inner training."""
+
+    unroll_length: Count | Lengths
+    """T, steps of one inner problem, a multiple of the estimator's `truncation_length`; or {min, max}."""
+    objective: Objective = Objective()
+    """What of it is minimised."""
+
+
+class Evaluation(Section):
+    """Held-out evaluation against tuned baselines."""
+
+    every: Count | None = None
+    """Outer steps between evaluations that pick the best checkpoint; null for none during training."""
+    tasks: Literal["held_out"] | Annotated[tuple[Spec, ...], MinLen(1)] = "held_out"
+    """The frozen held-out tasks, or a list of task families."""
+    horizons: Annotated[tuple[Count, ...], MinLen(1)] = (200, 500)
+    """Inner steps to train for."""
+    num_seeds: Count = 5
+    """Inner trainings per task and horizon."""
+
+
+class Checkpoint(Section):
+    """Saving the whole state of the run."""
+
+    every: Count | None = 500
+    """Outer steps between checkpoints, beside the last; null for the last only. Ctrl-C saves one as well."""
+    max_to_keep: Count = 3
+    """Older ones are deleted; the best by held-out score is kept apart."""
+
+
+class WandB(Section):
+    """Weights & Biases."""
+
+    mode: Literal["online", "offline", "disabled"] = "disabled"
+    """`offline` needs no account; `online` falls back to local files without a network."""
+    project: str = "learned-opt"
+    """Project to log to."""
+    entity: str | None = None
+    """User or team; null for the account's default."""
+    name: str | None = None
+    """Name of the run; null for a generated one."""
+
+
+class Logging(Section):
+    """Metrics."""
+
+    every: Count = 10
+    """Outer steps between rows of metrics.jsonl; the host reads metrics at no other time."""
+    wandb: WandB = WandB()
+    """Weights & Biases, beside metrics.jsonl."""
+
+
+class Mesh(Section):
+    """How the work is split over devices."""
+
+    particles: Count = 1
+    """Devices that the particles are split over; divides `num_particles`."""
+
+
+class Runtime(Section):
+    """How the run uses the machine."""
+
+    compilation_cache: str | None = None
+    """Directory of jax's persistent compilation cache; null for none."""
+    x64: bool = False
+    """Double precision."""
+
+
+class RunConfig(Section):
+    """A meta-training run, every default filled in."""
+
+    seed: Annotated[int, Interval(ge=0, lt=2**32)] = 0
+    """All randomness of the run comes from it."""
+    outer_steps: Count
+    """Updates of theta."""
+    tasks: Annotated[tuple[TrainingTask, ...], MinLen(1)]
+    """Families to meta-train on; their gradients are averaged."""
+    learned_optimizer: Spec
+    """What is meta-trained: its name and options."""
+    inner: Inner
+    """The inner training."""
+    estimator: Spec
+    """Of the outer gradient: its name and options."""
+    loss_scaling: Literal["none", "ema"] = "none"
+    """`ema` divides each family's gradient by its running root mean square, so that families weigh alike."""
+    outer_optimizer: OuterOptimizer
+    """What applies the outer gradient."""
+    evaluation: Evaluation = Evaluation()
+    """Held-out evaluation against tuned baselines."""
+    checkpoint: Checkpoint = Checkpoint()
+    """Saving the whole state of the run."""
+    logging: Logging = Logging()
+    """Metrics."""
+    mesh: Mesh = Mesh()
+    """How the work is split over devices."""
+    runtime: Runtime = Runtime()
+    """How the run uses the machine."""

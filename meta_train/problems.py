@@ -1,0 +1,225 @@
+"""What is wrong with a config, one line each: our own findings, and pydantic's in our words."""
+
+import difflib
+import json
+import re
+import types
+import typing
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, ValidationError
+
+NO_VALUE = object()  # None is a value that a file can hold
+
+
+class Problem(NamedTuple):
+    """One thing that is wrong; `str` gives exactly one line.
+
+    Attributes:
+      key: dotted path of the option, "" for the whole file.
+      message: what is wrong or what is allowed.
+      value: what was given; `NO_VALUE` where nothing was, or where the message shows it.
+      suggestion: the nearest valid name, the allowed ones; may be "".
+      file: the config file, or "command line"; may be "".
+    """
+
+    key: str
+    message: str
+    value: Any = NO_VALUE
+    suggestion: str = ""
+    file: str = ""
+
+    def __str__(self) -> str:
+        value = "" if self.value is NO_VALUE else f" (value {show(self.value)})"
+        suggestion = f"; {self.suggestion}" if self.suggestion else ""
+        where = "".join(f"{part}: " for part in (self.file, self.key) if part)
+        return " ".join(f"{where}{self.message}{value}{suggestion}".split())
+
+
+class ConfigError(Exception):
+    """A config that cannot be run: `problems` holds all that is wrong with it, `str` a line for each."""
+
+    def __init__(self, problems: Iterable[Problem]):
+        self.problems = tuple(problems)
+        super().__init__(*self.problems)
+
+    def __str__(self) -> str:
+        return "\n".join(str(problem) for problem in self.problems)
+
+
+def show(value: Any, width: int = 60) -> str:
+    """A value on one line of at most `width` characters, as a config file would write it."""
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    return text if len(text) <= width else text[: width - 3] + "..."
+
+
+def nearest(name: Any, allowed: Iterable[str]) -> str:
+    """The suggestion for a name that is not allowed: the nearest one that is, and all of them."""
+    allowed = sorted(allowed)
+    close = difflib.get_close_matches(str(name), allowed, n=1, cutoff=0.5)
+    close = close or [other for other in allowed if str(name) and str(name) in other]
+    guess = f"did you mean {close[0]}? " if close else ""
+    return f"{guess}allowed: {', '.join(allowed) or 'none'}"
+
+
+def join(*parts: Any) -> str:
+    """A dotted key; empty parts are left out."""
+    return ".".join(str(part) for part in parts if part != "")
+
+
+def from_value_error(error: ValueError, where: str, options: Iterable[str]) -> Problem:
+    """What a factory refused; its message begins with the name of the option."""
+    message = str(error)
+    option, _, rest = message.partition(" ")
+    return Problem(join(where, option), rest) if option in options else Problem(where, message)
+
+
+def from_validation(
+    error: ValidationError, data: dict[str, Any], model: type[BaseModel], where: str = ""
+) -> list[Problem]:
+    """Pydantic's errors about `data`, one problem for each value that is wrong.
+
+    Args:
+      error: what validation raised.
+      data: what was validated, as JSON would give it.
+      model: what it should have been; for suggestions.
+      where: dotted path of `data` itself.
+    """
+    groups: dict[tuple, list[tuple[tuple, Any]]] = {}
+    for item in error.errors(include_url=False):
+        path, union = _locate(item["loc"], data)
+        groups.setdefault(path if union is None else union, []).append((path, item))
+    return [problem for root, group in groups.items() for problem in _problems(root, group, model, where)]
+
+
+def _locate(loc: tuple, data: Any) -> tuple[tuple, tuple | None]:
+    """Pydantic's location as a path into the data, and the path of the first union on the way.
+
+    Where a type is a union, pydantic reports every member that did not fit, and puts the
+    member's name, which is no key of the data, into the location.
+    """
+    path, union, node = (), None, data
+    for i, part in enumerate(loc):
+        if isinstance(node, dict) and part in node or isinstance(node, list) and part in range(len(node)):
+            path, node = (*path, part), node[part]
+        elif i == len(loc) - 1 and isinstance(node, dict | list) and not _is_tag(part):
+            path = (*path, part)  # a key that is missing
+        elif part != "[key]":
+            union = path if union is None else union
+    return path, union
+
+
+def _is_tag(part: Any) -> bool:
+    """Whether part of a location names a union's member: a type's name, not an option's."""
+    return isinstance(part, str) and (not part.isidentifier() or part in _TAGS or part[:1].isupper())
+
+
+_TAGS = {"int", "float", "str", "bool", "none", "dict", "list", "tuple"}
+
+
+def _problems(root, group, model, where) -> Iterator[Problem]:
+    """The problems of one value: of the union's member that was meant, or of the whole value."""
+    deeper = [(path, item) for path, item in group if len(path) > len(root)]
+    if deeper:  # a mapping or list was given, so its own member of the union was meant
+        for path, item in deeper:
+            yield _problem(path, [item], model, where)
+        return
+    items = [item for _, item in group]
+    exact = [item for item in items if not item["type"].endswith("_type")]
+    yield _problem(root, exact or items, model, where)
+
+
+def _problem(path, items, model, where) -> Problem:
+    key, first = join(where, *path), items[0]
+    value, kind = first["input"], first["type"]
+    if kind == "missing":
+        return Problem(key, "is required, but not given")
+    if kind == "extra_forbidden":
+        return Problem(key, "unknown option", value, nearest(path[-1], keys_at(model, path[:-1])))
+    if kind == "value_error":
+        return from_value_error(first["ctx"]["error"], key, value if isinstance(value, dict) else ())
+    message = "must be " + " or ".join(dict.fromkeys(_must_be(item) for item in items))
+    return Problem(key, message, value, _hint(items, value))
+
+
+def _must_be(item: Any) -> str:
+    ctx = item.get("ctx", {})
+    match item["type"]:
+        case "int_type" | "int_parsing" | "int_from_float":
+            return "a whole number"
+        case "float_type" | "float_parsing":
+            return "a number"
+        case "finite_number":
+            return "a finite number"
+        case "bool_type" | "bool_parsing":
+            return "true or false"
+        case "string_type":
+            return "text"
+        case "none_required":
+            return "null"
+        case "list_type" | "tuple_type":
+            return "a list"
+        case "dict_type" | "model_type" | "model_attributes_type":
+            return "a mapping"
+        case "literal_error":
+            return f"one of {', '.join(_choices(item))}"
+        case "greater_than":
+            return f"> {ctx['gt']:g}"
+        case "greater_than_equal":
+            return f">= {ctx['ge']:g}"
+        case "less_than":
+            return f"< {ctx['lt']:g}"
+        case "less_than_equal":
+            return f"<= {ctx['le']:g}"
+        case "multiple_of":
+            return f"a multiple of {ctx['multiple_of']:g}"
+        case "too_short":
+            return f"a list of at least {ctx['min_length']}"
+        case "too_long":
+            return f"a list of at most {ctx['max_length']}"
+        case _:
+            return item["msg"].removeprefix("Input should be ")
+
+
+def _hint(items: list[Any], value: Any) -> str:
+    choices = [choice for item in items if item["type"] == "literal_error" for choice in _choices(item)]
+    close = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.5)
+    if close:
+        return f"did you mean {close[0]}?"
+    if isinstance(value, float) and value == int(value) and any(i["type"] == "int_type" for i in items):
+        return f"write {int(value)}"
+    return ""
+
+
+def _choices(item: Any) -> list[str]:
+    return re.findall(r"'([^']*)'", item["ctx"]["expected"]) or [item["ctx"]["expected"]]
+
+
+def members(annotation: Any) -> tuple[Any, ...]:
+    """The members of a union, or the type alone; `Annotated` is taken off."""
+    if typing.get_origin(annotation) is typing.Annotated:
+        return members(typing.get_args(annotation)[0])
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return tuple(member for part in typing.get_args(annotation) for member in members(part))
+    return (annotation,)
+
+
+def keys_at(annotation: Any, path: tuple) -> list[str]:
+    """The keys that a mapping at `path` inside a value of a type may have; none if they are free."""
+    keys = []
+    for kind in members(annotation):
+        fields = _fields_of(kind)
+        if not path:
+            keys += fields
+        elif path[0] in fields:
+            keys += keys_at(fields[path[0]], path[1:])
+        elif not fields and typing.get_args(kind):
+            keys += keys_at(typing.get_args(kind)[-1 if typing.get_origin(kind) is dict else 0], path[1:])
+    return keys
+
+
+def _fields_of(kind: Any) -> dict[str, Any]:
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return {name: field.annotation for name, field in kind.model_fields.items()}
+    return typing.get_type_hints(kind) if hasattr(kind, "_fields") else {}

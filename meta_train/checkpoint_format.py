@@ -1,0 +1,142 @@
+"""A pytree as named host arrays and a list of what they are, and back, bit for bit.
+
+Everything here is pure: no files, no Orbax. `checkpoint.py` writes what this file makes.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+_SCALARS = {bool: np.bool_, int: np.int64, float: np.float64}
+
+
+class CheckpointError(Exception):
+    """A checkpoint cannot be written, or there is none that can be restored. One line, for the user."""
+
+
+class Leaf(NamedTuple):
+    """What a checkpoint knows of one leaf of the state.
+
+    Attributes:
+      path: its place in the tree, as `jax.tree_util.keystr` writes it.
+      dtype: "float32", ...; "key<fry>" for typed PRNG keys; "int", "float", "bool" for Python's.
+      shape: of the leaf (of the key array, not of its key data).
+      impl: the PRNG's name, for typed keys; "" otherwise.
+    """
+
+    path: str
+    dtype: str
+    shape: tuple[int, ...]
+    impl: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.dtype}[{','.join(map(str, self.shape))}]"
+
+
+def _describe(path: str, leaf: Any) -> Leaf:
+    if type(leaf) in _SCALARS:
+        return Leaf(path, type(leaf).__name__, ())
+    dtype = getattr(leaf, "dtype", None)
+    is_key = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if dtype is None or not (is_key or any(jnp.issubdtype(dtype, kind) for kind in (np.bool_, np.number))):
+        kind = type(leaf).__name__ if dtype is None else f"{dtype} array"
+        raise CheckpointError(f"state{path} is a {kind}; a checkpoint holds numbers, arrays of them and keys")
+    # An abstract key cannot say its implementation; the saved one's is known.
+    impl = str(jax.random.key_impl(leaf)) if is_key and isinstance(leaf, jax.Array) else ""
+    return Leaf(path, str(dtype), tuple(leaf.shape), impl)
+
+
+def describe(tree: Any) -> list[tuple[Leaf, Any]]:
+    """Every leaf of a tree (arrays, abstract arrays, numbers), described, in flattening order."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return [(_describe(jax.tree_util.keystr(path), leaf), leaf) for path, leaf in leaves]
+
+
+def to_host(tree: Any) -> tuple[list[Leaf], list[np.ndarray]]:
+    """Copies a state to the host; nothing of what is returned shares memory with it.
+
+    Arrays that are spread over several processes are gathered, so every process must call this.
+
+    Returns:
+      The leaves, and their arrays in the same order: key data for typed keys.
+
+    Raises:
+      CheckpointError: a leaf is neither an array, nor a key, nor a number that 64 bits hold.
+    """
+    described = describe(tree)
+    arrays = [jax.random.key_data(value) if leaf.impl else value for leaf, value in described]
+    if any(isinstance(a, jax.Array) and not a.is_fully_addressable for a in arrays):
+        from jax.experimental import multihost_utils
+
+        arrays = [
+            multihost_utils.process_allgather(a, tiled=True)
+            if isinstance(a, jax.Array) and not a.is_fully_addressable
+            else a
+            for a in arrays
+        ]
+    leaves = [leaf for leaf, _ in described]
+    arrays = jax.device_get(arrays)  # starts all transfers before it waits for the first
+    try:
+        return leaves, [np.array(a, _SCALARS.get(type(a)), order="C") for a in arrays]
+    except OverflowError as error:
+        raise CheckpointError(f"a Python int of the state needs more than 64 bits: {error}") from None
+
+
+def pack(arrays: list[np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays under the names that they are stored by; zero-size ones need no storing."""
+    return {_stored_name(i): array for i, array in enumerate(arrays) if array.size}
+
+
+def _stored_name(index: int) -> str:
+    return f"{index:05d}"
+
+
+def check_fit(leaves: list[Leaf], target: Any) -> None:
+    """Refuses a target whose leaves are not those of the checkpoint (CheckpointError names the first)."""
+    saved = {leaf.path: leaf for leaf in leaves}
+    wanted = {leaf.path: leaf for leaf, _ in describe(target)}
+    for path, leaf in wanted.items():
+        if path not in saved:
+            raise CheckpointError(f"state{path} ({leaf}) is not in the checkpoint")
+        if saved[path][1:3] != leaf[1:3]:
+            raise CheckpointError(f"state{path} is {saved[path]} in the checkpoint, {leaf} in this run")
+    for path, leaf in saved.items():
+        if path not in wanted:
+            raise CheckpointError(f"state{path} ({leaf}) is in the checkpoint, not in this run")
+
+
+def unpack(leaves: list[Leaf], stored: dict[str, np.ndarray], target: Any) -> Any:
+    """The saved tree, with the structure, the kinds of leaves and the shardings of `target`, which fits."""
+    saved = {leaf.path: (leaf, stored.get(_stored_name(i))) for i, leaf in enumerate(leaves)}
+    paths, treedef = jax.tree_util.tree_flatten_with_path(target)
+    restored = [_place(*saved[jax.tree_util.keystr(path)], like=like) for path, like in paths]
+    return jax.tree_util.tree_unflatten(treedef, restored)
+
+
+def _place(leaf: Leaf, array: np.ndarray | None, *, like: Any) -> Any:
+    """One saved leaf as `like` is: number, NumPy array, or jax array with its sharding."""
+    if array is None:  # zero-size
+        array = np.zeros((*leaf.shape, *_key_size(leaf.impl)), np.uint32 if leaf.impl else like.dtype)
+    if type(like) in _SCALARS:
+        return type(like)(array[()])
+    if isinstance(like, np.generic):
+        return array[()]
+    if isinstance(like, np.ndarray):
+        return array
+    placed = _to_device(array, like)
+    return jax.random.wrap_key_data(placed, impl=leaf.impl) if leaf.impl else placed
+
+
+def _key_size(impl: str) -> tuple[int, ...]:
+    return jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0, impl=impl))).shape if impl else ()
+
+
+def _to_device(array: np.ndarray, like: Any) -> jax.Array:
+    sharding = like.sharding
+    if sharding is None or (isinstance(like, jax.Array) and not like.committed):
+        return jax.device_put(array)  # uncommitted, as the target: it must not pin a later jit
+    if sharding.is_fully_addressable:
+        return jax.device_put(array, sharding)
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])

@@ -9,9 +9,7 @@ import jax.numpy as jnp
 
 from tasks import networks
 from tasks.base import Task, TaskFamily
-from tasks.networks import Activation, PositiveInt, Range, Widths, check_range, sample_range, scaled
-
-CALIBRATION_ROWS = 512  # inputs on which a new teacher's logits are standardised
+from tasks.networks import Activation, PositiveInt, Range, Widths, check_range, normal, sample_range, scaled
 
 
 def teacher_mlp(
@@ -26,9 +24,9 @@ def teacher_mlp(
     batch_size: PositiveInt = 64,
     initial_scale: Range = 1.0,
 ) -> TaskFamily:
-    """An MLP classifier of Gaussian inputs labelled by a random one-layer relu MLP, new in every task.
+    """An MLP classifier of Gaussian inputs labelled by a random one-layer tanh MLP, new in every task.
 
-    The teacher's logits are standardised on 512 inputs, so that classes are about equally frequent.
+    The teacher is odd, so every logit has mean 0 and the classes are about equally frequent.
     Training and validation losses have the same distribution, since no input is seen twice.
 
     Args:
@@ -50,20 +48,14 @@ def teacher_mlp(
     check_range("initial_scale", initial_scale)
     net = hk.without_apply_rng(hk.transform(lambda x: networks.mlp(x, hidden, classes, activation)))
 
-    def raw_logits(cfg, x):
-        return jax.nn.relu(x @ cfg["hidden"]) @ cfg["output"]
-
     def sample(key):
-        keys = jax.random.split(key, 5)
-        cfg = {
-            "hidden": jax.random.normal(keys[0], (features, teacher_hidden), jnp.float32) * features**-0.5,
-            "output": jax.random.normal(keys[1], (teacher_hidden, classes), jnp.float32),
+        key_hidden, key_output, key_input, key_initial = jax.random.split(key, 4)
+        return {
+            "hidden": 2 * features**-0.5 * normal(key_hidden, (features, teacher_hidden)),
+            "output": normal(key_output, (teacher_hidden, classes)),
+            "input_scale": sample_range(key_input, input_scale),
+            "initial_scale": sample_range(key_initial, initial_scale),
         }
-        logits = raw_logits(cfg, jax.random.normal(keys[2], (CALIBRATION_ROWS, features), jnp.float32))
-        cfg["mean"], cfg["std"] = logits.mean(0), logits.std(0) + 1e-6
-        cfg["input_scale"] = sample_range(keys[3], input_scale)
-        cfg["initial_scale"] = sample_range(keys[4], initial_scale)
-        return cfg
 
     def task(cfg):
         def init(key):
@@ -71,8 +63,8 @@ def teacher_mlp(
 
         def loss(params, key, data):
             key_x, key_noise, key_label = jax.random.split(key, 3)
-            x = jax.random.normal(key_x, (batch_size, features), jnp.float32)
-            labels = jnp.argmax((raw_logits(cfg, x) - cfg["mean"]) / cfg["std"], axis=-1)
+            x = normal(key_x, (batch_size, features))
+            labels = jnp.argmax(jnp.tanh(x @ cfg["hidden"]) @ cfg["output"], axis=-1)
             if label_noise:
                 wrong = jax.random.bernoulli(key_noise, label_noise, labels.shape)
                 labels = jnp.where(wrong, jax.random.randint(key_label, labels.shape, 0, classes), labels)

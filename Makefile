@@ -1,0 +1,41 @@
+# Two commands: `make quickstart` and `make test`. Each sets itself up; a second call installs nothing.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Compiled programs are kept between test runs: nearly all test time is compile time.
+CACHE := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.jax_cache JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0
+
+.PHONY: quickstart test test-slow lint bench clean
+
+quickstart: $(VENV)/.train
+	$(BIN)/meta-train quickstart
+
+test: $(VENV)/.dev
+	$(CACHE) $(BIN)/python -m pytest -q
+
+test-slow: $(VENV)/.dev
+	$(CACHE) $(BIN)/python -m pytest -q -m slow
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+bench: $(VENV)/.dev
+	$(BIN)/python benchmarks/overhead.py
+
+$(VENV)/.created:
+	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"Python 3.11 or newer is needed, this is {v[0]}.{v[1]}: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/.train: pyproject.toml $(VENV)/.created
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train]'
+	touch $@
+
+$(VENV)/.dev: pyproject.toml $(VENV)/.train
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train,dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) .jax_cache .pytest_cache .ruff_cache runs

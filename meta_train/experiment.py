@@ -1,0 +1,180 @@
+"""Config -> everything that a run is made of. Nothing is compiled here, and nothing written."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+
+from learned_opt import LEARNED_OPTIMIZERS, LearnedOptimizer
+from meta_train import combine
+from meta_train.config import RunConfig
+from meta_train.estimators import ESTIMATORS, GradientEstimator
+from meta_train.inner import Objective, inner_training
+from meta_train.outer import OuterStep, make_outer_step
+from meta_train.outer_optimizer import outer_optimizer
+from meta_train.problems import ConfigError, Problem
+from meta_train.registry import build
+from meta_train.system import UnrolledSystem
+from tasks import TASKS, TaskFamily, check_family, make
+from tasks.rings import HELD_OUT
+
+LONGEST_CALL = 32  # outer steps: a longer one would make progress, Ctrl-C and the first metrics wait
+
+
+class Experiment(NamedTuple):
+    """Every object of a run.
+
+    Attributes:
+      config: what it was made from.
+      lopt: the learned optimizer.
+      families: label -> task family that is meta-trained on.
+      estimator: of the mean over the families, its particles split over the mesh.
+      outer: the jitted functions.
+      data: what `outer.step` takes beside the state, on the device or devices.
+      steps_per_call: outer steps that one call of `outer.step` does.
+    """
+
+    config: RunConfig
+    lopt: LearnedOptimizer
+    families: dict[str, TaskFamily]
+    estimator: GradientEstimator
+    outer: OuterStep
+    data: Any
+    steps_per_call: int
+
+
+def assemble(config: RunConfig) -> Experiment:
+    """Builds the objects of a run and checks that they fit together, by shapes alone.
+
+    Raises:
+      ConfigError: an option that a factory refuses, a task or system whose shapes are not as they must be.
+    """
+    lopt = build(LEARNED_OPTIMIZERS, config.learned_optimizer, where="learned_optimizer")
+    mesh = combine.particle_mesh(config.mesh.particles)
+    families, estimators, weights = {}, {}, {}
+    for i, task in enumerate(config.tasks):
+        label = task.label
+        family = build(TASKS, task.spec, where=f"tasks.{i}")
+        _refuse(f"tasks.{i}", check_family, family)
+        system = _refuse("inner", inner_system, config, family, lopt)
+        estimator = build(ESTIMATORS, config.estimator, system, where="estimator")
+        _refuse(f"tasks.{i}", check_system, system, lopt, family.data)
+        families[label] = family
+        estimators[label] = _refuse("estimator", combine.shard, estimator, mesh)
+        weights[label] = task.weight
+    estimator = combine.average(estimators, weights=weights, scaling=config.loss_scaling)
+    steps_per_call = call_length(config)
+    outer = make_outer_step(
+        lopt.init,
+        estimator,
+        outer_optimizer(config.outer_optimizer.spec, config.outer_steps, "outer_optimizer"),
+        steps_per_call=steps_per_call,
+        ema=config.outer_optimizer.ema,
+    )
+    data = {label: family.data for label, family in families.items()}
+    data = jax.device_put(data, NamedSharding(mesh, PartitionSpec()))
+    return Experiment(config, lopt, families, estimator, outer, data, steps_per_call)
+
+
+def inner_system(config: RunConfig, family: TaskFamily, lopt: LearnedOptimizer) -> UnrolledSystem:
+    """The unrolled system of one family, as the config's `inner` section says."""
+    length = config.inner.unroll_length
+    return inner_training(
+        family,
+        lopt,
+        unroll_length=length if isinstance(length, int) else (length.min, length.max),
+        # Estimators without a truncation length unroll whole inner problems.
+        multiple=config.estimator.get("truncation_length", 1),
+        objective=Objective(**config.inner.objective.model_dump()),
+    )
+
+
+def check_system(system: UnrolledSystem, lopt: LearnedOptimizer, data: Any) -> None:
+    """Refuses, by shapes alone, a system that estimators cannot unroll (ValueError)."""
+    key = jax.random.key(0)
+    theta = jax.eval_shape(lopt.init, key)
+    state, _ = jax.eval_shape(system.init, theta, key)
+    after, loss = jax.eval_shape(system.step, theta, state, key, data)
+    if loss.shape != () or not jnp.issubdtype(loss.dtype, jnp.floating):
+        raise ValueError(f"loss must be one float, got {loss.dtype}{list(loss.shape)}")
+    before = jax.tree_util.tree_leaves_with_path(state)
+    for (path, a), b in zip(before, jax.tree.leaves(after), strict=True):
+        if (a.shape, a.dtype) != (b.shape, b.dtype):
+            where = jax.tree_util.keystr(path)
+            raise ValueError(
+                f"state{where} must keep its shape and type in a step, got {a.dtype}{list(a.shape)}, "
+                f"then {b.dtype}{list(b.shape)}"
+            )
+
+
+def call_length(config: RunConfig) -> int:
+    """The outer steps of one call: the largest divisor, up to 32, of all that happens every n steps."""
+    cadences = [config.outer_steps, config.logging.every, config.evaluation.every, config.checkpoint.every]
+    common = math.gcd(*(n for n in cadences if n))
+    return max(n for n in range(1, LONGEST_CALL + 1) if common % n == 0)
+
+
+def held_out_families(config: RunConfig) -> dict[str, TaskFamily]:
+    """The families of the config's `evaluation`, by name.
+
+    Raises:
+      ConfigError: an option that a factory refuses.
+    """
+    if config.evaluation.tasks == "held_out":
+        return {name: make(spec) for name, spec in HELD_OUT.items()}
+    families = {}
+    for i, spec in enumerate(config.evaluation.tasks):
+        name = spec["name"] if spec["name"] not in families else f"{spec['name']}_{i}"
+        families[name] = build(TASKS, spec, where=f"evaluation.tasks.{i}")
+    return families
+
+
+class Forecast(NamedTuple):
+    """What a run will take, by shapes alone. Sizes in bytes.
+
+    Attributes:
+      num_meta_parameters: |theta|.
+      particles: state of all particles: inner states of both halves of each pair, accumulated noise, keys.
+      noise: 3 N |theta| floats: the accumulated noise (which is part of `particles`), and theta +- eps
+        while a window runs.
+      data: of all families.
+      inner_steps: steps of inner training in one outer step.
+    """
+
+    num_meta_parameters: int
+    particles: int
+    noise: int
+    data: int
+    inner_steps: int
+
+
+def forecast(experiment: Experiment) -> Forecast:
+    """Measures the experiment's shapes; compiles nothing."""
+    state = jax.eval_shape(experiment.outer.init, jax.random.key(0))
+    num_meta_parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(state.theta))
+    return Forecast(
+        num_meta_parameters,
+        tree_bytes(state.estimator_state),
+        3 * experiment.estimator.num_particles * tree_bytes(state.theta),
+        tree_bytes(experiment.data),
+        experiment.estimator.inner_steps,
+    )
+
+
+def tree_bytes(tree: Any) -> int:
+    """Bytes of all leaves, concrete or abstract; a PRNG key counts 8."""
+    leaves = jax.tree.leaves(tree)
+    return sum(
+        math.prod(x.shape) * (8 if jnp.issubdtype(x.dtype, jax.dtypes.extended) else x.dtype.itemsize)
+        for x in leaves
+    )
+
+
+def _refuse(key, function, *args):
+    """Calls a function; a ValueError of its becomes a problem of the config at `key`."""
+    try:
+        return function(*args)
+    except ValueError as error:
+        raise ConfigError([Problem(key, str(error))]) from error

@@ -1,0 +1,57 @@
+"""A run's best theta as an artefact that needs nothing of this package to be used."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+
+import learned_opt
+from meta_train import config as config_lib
+from meta_train.run_directory import load_trained
+
+EVALUATION = "evaluation.json"
+
+
+def export_run(run: Path, out: Path, warn=print) -> Iterator[str]:
+    """Writes the artefact of a run and says what it is and how to load it.
+
+    Args:
+      run: directory of the run.
+      out: directory of the artefact; replaced if it is one.
+      warn: called with a line for whatever was skipped.
+
+    Raises:
+      RunError, CheckpointError, ArtefactError: the run or the directory is not what it should be.
+    """
+    trained = load_trained(run, warn)
+    config = trained.experiment.config
+    length = config.inner.unroll_length
+    learned_opt.save(
+        out,
+        name=config.learned_optimizer["name"],
+        options={key: value for key, value in config.learned_optimizer.items() if key != "name"},
+        theta=jax.device_get(trained.theta),
+        horizon=length if isinstance(length, int) else length.max,
+        provenance={
+            "outer_step": trained.outer_step,
+            "which": trained.which,
+            "held_out_score": trained.score,
+            "config_sha256": config_lib.digest(config),
+            "jax": jax.__version__,
+        },
+        config=config_lib.resolved(config),
+        evaluation=_evaluation(run, trained.outer_step),
+    )
+    yield f"{trained.which} theta (outer step {trained.outer_step}) of {run} is in {out}"
+    yield f"use it: tx = learned_opt.load({str(out)!r}, num_steps=...)"
+
+
+def _evaluation(run: Path, outer_step: int) -> Any:
+    """The table of the run's evaluation, if it was made of the same theta."""
+    file = run / EVALUATION
+    if not file.is_file():
+        return None
+    found = json.loads(file.read_text(encoding="utf-8"))
+    return found if found.get("outer_step") == outer_step else None

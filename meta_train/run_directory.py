@@ -1,0 +1,120 @@
+"""The directory of a run: what lies where, who may write there, and how a trained theta comes back.
+
+config.yaml      the resolved config
+checkpoints/     the whole outer state, newest few
+best/            theta of the best held-out score
+metrics.jsonl    one row a line
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from meta_train import config as config_lib
+from meta_train.checkpoint import Checkpoints
+from meta_train.config import RunConfig
+from meta_train.experiment import Experiment, assemble
+from meta_train.hooks import RunError
+
+CONFIG, METRICS, CHECKPOINTS, BEST = "config.yaml", "metrics.jsonl", "checkpoints", "best"
+# What may differ when a run is resumed: it does not change what is computed.
+FREE = ("checkpoint", "logging", "mesh", "runtime")
+
+
+def prepare(directory: Path, config: RunConfig, resume: bool) -> Path:
+    """Makes the directory of a new run, or checks that it holds this one.
+
+    Raises:
+      RunError: a run is there and `resume` is false, or the one there was made by another config.
+    """
+    directory = Path(directory)
+    file = directory / CONFIG
+    if file.exists():
+        if not resume:
+            raise RunError(f"{directory} holds a run already: --resume goes on with it, --out starts another")
+        _refuse_other(config_lib.resolved(config_lib.load(file)), config_lib.resolved(config), directory)
+        return directory
+    if directory.exists() and any(directory.iterdir()):
+        raise RunError(f"{directory} is not empty and holds no run: choose another directory with --out")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        draft = file.with_suffix(".tmp")
+        draft.write_text(config_lib.to_yaml(config), encoding="utf-8")
+        os.replace(draft, file)
+    except OSError as error:
+        raise RunError(f"cannot write to {directory}: {error.strerror}") from error
+    return directory
+
+
+def _refuse_other(there: dict, here: dict, directory: Path) -> None:
+    for key in sorted(there.keys() | here.keys()):
+        if key not in FREE and there.get(key) != here.get(key):
+            path, old, new = _first_difference(key, there.get(key), here.get(key))
+            raise RunError(f"{directory} holds a run with another config: {path} is {old} there, {new} here")
+
+
+def _first_difference(path: str, a: Any, b: Any) -> tuple[str, Any, Any]:
+    if isinstance(a, dict) and isinstance(b, dict):
+        for key in sorted(a.keys() | b.keys()):
+            if a.get(key) != b.get(key):
+                return _first_difference(f"{path}.{key}", a.get(key), b.get(key))
+    if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        i = next(i for i, (x, y) in enumerate(zip(a, b, strict=True)) if x != y)
+        return _first_difference(f"{path}.{i}", a[i], b[i])
+    return path, a, b
+
+
+def open_checkpoints(
+    directory: Path, max_to_keep: int, warn: Callable[[str], None]
+) -> tuple[Checkpoints, Checkpoints]:
+    """The run's checkpoints, and that of the best theta."""
+    return (
+        Checkpoints(directory / CHECKPOINTS, max_to_keep=max_to_keep, warn=warn),
+        Checkpoints(directory / BEST, max_to_keep=1, warn=warn),
+    )
+
+
+class Trained(NamedTuple):
+    """What a run has learned so far.
+
+    Attributes:
+      experiment: the run's objects, on one device.
+      theta: meta-parameters.
+      outer_step: that they are of.
+      which: "best" (held-out score) or "last" (moving average at the newest checkpoint).
+      score: the held-out score, where it is the best.
+    """
+
+    experiment: Experiment
+    theta: Any
+    outer_step: int
+    which: str
+    score: float | None
+
+
+def load_trained(directory: Path, warn: Callable[[str], None]) -> Trained:
+    """The best theta of a run by held-out score, or the last one if there was no evaluation.
+
+    Raises:
+      RunError: not a run, or nothing saved yet.
+      CheckpointError: what is there is damaged.
+    """
+    directory = Path(directory)
+    if not (directory / CONFIG).is_file():
+        raise RunError(f"{directory} is not the directory of a run: there is no {CONFIG} in it")
+    config = config_lib.load(directory / CONFIG)
+    config = config.model_copy(update={"mesh": type(config.mesh)(particles=1)})
+    experiment = assemble(config)
+    checkpoints, best = open_checkpoints(directory, config.checkpoint.max_to_keep, warn)
+    state = jax.eval_shape(experiment.outer.init, jax.random.key(0))
+    with checkpoints, best:
+        restored = best.restore({"theta": state.theta})
+        if restored is not None:
+            return Trained(experiment, restored.state["theta"], restored.step, "best", restored.meta["score"])
+        restored = checkpoints.restore(state)
+    if restored is None:
+        raise RunError(f"{directory} has no checkpoint yet")
+    return Trained(experiment, restored.state.theta_ema, restored.step, "last", None)

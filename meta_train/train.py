@@ -1,0 +1,203 @@
+"""A meta-training run, from top to bottom: restore, loop, close."""
+
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from meta_train import config as config_lib
+from meta_train import hooks
+from meta_train.checkpoint import Checkpoints
+from meta_train.config import RunConfig
+from meta_train.experiment import Experiment, assemble, held_out_families
+from meta_train.metrics import Writer, all_of, jsonl_writer
+from meta_train.run_directory import METRICS, open_checkpoints, prepare
+from meta_train.wandb_writer import wandb_writer
+
+
+class Display(NamedTuple):
+    """How a run talks to a person; the default says nothing.
+
+    Attributes:
+      say: a line of text.
+      warn: a line that something is not as it should be.
+      step: `(outer steps done)`, after every call of the outer step.
+      row: `(metrics)`, on log and evaluation steps.
+    """
+
+    say: Callable[[str], None] = lambda text: None
+    warn: Callable[[str], None] = lambda text: None
+    step: Callable[[int], None] = lambda step: None
+    row: Callable[[dict], None] = lambda row: None
+
+
+SILENT = Display()
+
+
+class Result(NamedTuple):
+    """What a finished run leaves behind.
+
+    Attributes:
+      directory: of the run.
+      outer_steps: done, in all sessions together.
+      theta: the moving average of the meta-parameters at the end.
+      start_seconds: from the call of `run` to the end of its first outer steps; None if none was left to do.
+      seconds: of this session.
+    """
+
+    directory: Path
+    outer_steps: int
+    theta: Any
+    start_seconds: float | None
+    seconds: float
+
+
+def run(config: RunConfig, directory: Path, *, resume: bool = False, display: Display = SILENT) -> Result:
+    """Meta-trains as a config says.
+
+    Args:
+      config: what to do.
+      directory: of the run: its config, checkpoints and metrics. Made if it is not there.
+      resume: go on with the run that is there, bit for bit as if it had not stopped.
+      display: how to talk to a person.
+
+    Raises:
+      ConfigError: before anything is compiled or written.
+      RunError: a directory that holds another run, or training that cannot go on.
+      Interrupted: SIGINT or SIGTERM came; the state is saved.
+      CheckpointError, MetricsError: the disk refused; the last good checkpoint can be restored.
+    """
+    began = time.perf_counter()
+    set_up_jax(config)
+    experiment = assemble(config)
+    families = held_out_families(config) if config.evaluation.every else {}
+    directory = prepare(directory, config, resume)
+    checkpoints, best = open_checkpoints(directory, config.checkpoint.max_to_keep, display.warn)
+    with checkpoints, best, _stop_signals() as asked_to_stop:
+        state = experiment.outer.init(jax.random.key(config.seed))
+        done, meta = 0, {}
+        restored = checkpoints.restore(state) if resume else None
+        if restored is not None:
+            done, state, meta = restored
+            display.say(f"resumed at outer step {done}")
+        with _writer(config, directory, done if resume else None, meta.get("wandb_id"), display) as writer:
+
+            def save_meta() -> dict:
+                return {"config": config_lib.digest(config), "wandb_id": writer.run_id}
+
+            run_hooks = _hooks(experiment, checkpoints, writer, save_meta, asked_to_stop, display)
+            if families:
+                run_hooks.insert(1, _evaluate_hook(experiment, families, best, writer, display))
+            start_seconds = None
+            call = experiment.steps_per_call
+            try:
+                for step in range(done + call, config.outer_steps + 1, call):
+                    with jax.transfer_guard("disallow"):
+                        state, metrics = experiment.outer.step(state, experiment.data)
+                        jax.block_until_ready(metrics)
+                    start_seconds = start_seconds or time.perf_counter() - began
+                    display.step(step)
+                    for hook in run_hooks:
+                        hook(step, state, metrics)
+            except hooks.RunError as error:
+                raise hooks.RunError(f"{error}; {_what_is_left(checkpoints)}") from error
+    return Result(directory, config.outer_steps, state.theta_ema, start_seconds, time.perf_counter() - began)
+
+
+def set_up_jax(config: RunConfig) -> None:
+    """Sets what the config's `runtime` section asks of jax, for the whole process."""
+    if config.runtime.x64:
+        jax.config.update("jax_enable_x64", True)
+    if config.runtime.compilation_cache is not None:
+        cache = Path(config.runtime.compilation_cache).expanduser().absolute()
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def _hooks(experiment, checkpoints, writer, save_meta, asked_to_stop, display) -> list[hooks.Hook]:
+    """Logging first and saving last: what a checkpoint follows is already written."""
+    config, last = experiment.config, experiment.config.outer_steps
+    log = hooks.log(
+        writer,
+        n=config.logging.every,
+        last=last,
+        steps_per_call=experiment.steps_per_call,
+        inner_steps=experiment.estimator.inner_steps,
+        show=display.row,
+    )
+    save = hooks.every(config.checkpoint.every or last, hooks.save(checkpoints, save_meta), last=last)
+    return [log, save, hooks.stop_when(asked_to_stop, checkpoints, save_meta)]
+
+
+def _evaluate_hook(experiment: Experiment, families, best, writer, display) -> hooks.Hook:
+    from meta_train.evaluate import make_held_out
+
+    evaluation, last = experiment.config.evaluation, experiment.config.outer_steps
+    score = make_held_out(
+        experiment.lopt, families, horizons=evaluation.horizons, num_seeds=evaluation.num_seeds
+    )
+    so_far = best.restore({"theta": experiment.lopt.init(jax.random.key(0))})
+    best_score = float("inf") if so_far is None else so_far.meta["score"]
+    return hooks.every(
+        evaluation.every, hooks.evaluate(score, best, writer, best_score, display.row), last=last
+    )
+
+
+@contextlib.contextmanager
+def _writer(config, directory, resume_step, wandb_id, display) -> Iterator[Writer]:
+    """metrics.jsonl and Weights & Biases; closed in any case."""
+    wandb = config.logging.wandb
+    writer = all_of(
+        [
+            jsonl_writer(directory / METRICS, resume_step=resume_step),
+            wandb_writer(
+                mode=wandb.mode,
+                project=wandb.project,
+                name=wandb.name,
+                entity=wandb.entity,
+                directory=directory,
+                config=config_lib.resolved(config),
+                run_id=wandb_id,
+                warn=display.warn,
+            ),
+        ]
+    )
+    try:
+        yield writer
+    finally:
+        writer.close()
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[Callable[[], bool]]:
+    """Turns SIGINT and SIGTERM into a question that the loop can ask; a second one stops at once."""
+    came = []
+
+    def handler(number, frame):
+        del frame
+        if came:
+            raise KeyboardInterrupt
+        came.append(number)
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    try:
+        before = {number: signal.signal(number, handler) for number in numbers}
+    except ValueError:  # not in the main thread: whoever runs us there stops us in their own way
+        yield lambda: False
+        return
+    try:
+        yield lambda: bool(came)
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def _what_is_left(checkpoints: Checkpoints) -> str:
+    saved = checkpoints.steps()
+    if not saved:
+        return "no checkpoint was saved yet"
+    return f"the last good checkpoint is {checkpoints.directory / str(saved[-1])}"

@@ -21,6 +21,7 @@ def wandb_writer(
     config: dict[str, Any] | None = None,
     run_id: str | None = None,
     warn: Callable[[str], None] = warnings.warn,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Writer:
     """A writer to Weights & Biases.
 
@@ -40,6 +41,7 @@ def wandb_writer(
       config: shown with the run.
       run_id: of an earlier part of this run (`Writer.run_id`, from the checkpoint); None for a new run.
       warn: called with one line.
+      say: called with the address of an online run.
 
     Returns:
       The writer. Its `run_id` is None when nothing is logged; `close` waits for the upload, at most
@@ -60,7 +62,7 @@ def wandb_writer(
             login_timeout=_PATIENCE,
             finish_timeout=_PATIENCE,
             console="off",  # it would take stdout from the progress bar
-            silent=mode == "offline",
+            silent=True,  # and without it, two waits for the server instead of one
         )
         return wandb.init(
             mode=mode,
@@ -76,7 +78,10 @@ def wandb_writer(
         )
 
     try:
-        return _writer(begin(mode), warn)
+        run = begin(mode)
+        if mode == "online":
+            say(f"Weights & Biases: {run.url}")
+        return _writer(run, warn)
     except Exception as error:
         reason = _first_line(error)
     if mode == "offline":

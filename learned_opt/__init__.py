@@ -1,6 +1,7 @@
 """Learned optimizers, and how to use a trained one as an optax transformation."""
 
 from learned_opt.adafac_mlp import adafac_mlp
+from learned_opt.artefact import Artefact, ArtefactError, load, read, save
 from learned_opt.base import LearnedOptimizer
 from learned_opt.hparam import learnable_adam, learnable_sgd, learnable_sgdm
 from learned_opt.mlp import per_param_mlp
@@ -17,11 +18,16 @@ LEARNED_OPTIMIZERS = {
 
 __all__ = [
     "LEARNED_OPTIMIZERS",
+    "Artefact",
+    "ArtefactError",
     "LearnedOptimizer",
     "adafac_mlp",
     "learnable_adam",
     "learnable_sgd",
     "learnable_sgdm",
+    "load",
     "per_param_mlp",
+    "read",
     "residual",
+    "save",
 ]

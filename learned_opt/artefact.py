@@ -1,0 +1,293 @@
+"""A trained optimizer as a small directory: `theta.safetensors` and `config.json`.
+
+config.json says what the weights mean (format version, architecture, options, the horizon trained
+for, every array's path, shape and dtype), where they come from (provenance, the configuration of
+the meta-training, the evaluation), and the sha256 of both files' content. Nothing is ever unpickled.
+"""
+
+import hashlib
+import json
+import math
+import os
+import secrets
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+import safetensors.numpy
+
+from learned_opt.base import LearnedOptimizer, Theta
+
+FORMAT = "learned-opt artefact"
+VERSION = 1
+WEIGHTS, CONFIG = "theta.safetensors", "config.json"
+
+
+class ArtefactError(ValueError):
+    """A directory is not an artefact, or is damaged, or does not fit the architecture it names."""
+
+
+class Artefact(NamedTuple):
+    """What an artefact holds.
+
+    Attributes:
+      lopt: the learned optimizer, built from `name` and `options`.
+      theta: its trained meta-parameters, numpy arrays.
+      name: the architecture, a key of LEARNED_OPTIMIZERS.
+      options: the keyword arguments of its factory.
+      horizon: T of the inner trainings that it was trained on: a number, or the shortest and the
+        longest; None if not recorded.
+      provenance: who made it, when, from what; free-form JSON.
+      config: the configuration of its meta-training, or None.
+      evaluation: its evaluation table, or None.
+    """
+
+    lopt: LearnedOptimizer
+    theta: Theta
+    name: str
+    options: dict[str, Any]
+    horizon: int | list[int] | None
+    provenance: dict[str, Any]
+    config: Any
+    evaluation: Any
+
+
+def save(
+    directory: str | os.PathLike,
+    *,
+    name: str,
+    options: Mapping[str, Any],
+    theta: Theta,
+    horizon: int | tuple[int, int] | None,
+    provenance: Mapping[str, Any],
+    config: Any = None,
+    evaluation: Any = None,
+) -> None:
+    """Writes an artefact: completely or not at all.
+
+    Args:
+      directory: where. It is made, or replaced if it is an artefact already (or empty).
+      name: the architecture, a key of LEARNED_OPTIMIZERS.
+      options: the keyword arguments that its factory was called with.
+      theta: meta-parameters of that architecture, all finite.
+      horizon: T of the inner trainings it was trained on, or (shortest, longest), or None if unknown.
+      provenance: JSON-like, as are `config` and `evaluation`; numpy scalars and tuples are allowed.
+        JSON has no NaN and no infinity: they are stored as null.
+      config: the configuration of the meta-training.
+      evaluation: the evaluation table.
+
+    Raises:
+      ArtefactError: theta is not of the architecture, or not finite; the directory holds something else.
+    """
+    theta = jax.tree.map(np.asarray, theta)
+    _check_like_init(_make(name, options), theta, "theta")
+    arrays = _by_path(theta)
+    for path, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise ArtefactError(f"theta is not finite at {path}")
+    weights = safetensors.numpy.save(arrays)
+    content = {
+        "format": FORMAT,
+        "format_version": VERSION,
+        "architecture": name,
+        "options": options,
+        "horizon": horizon,
+        "theta": {path: {"shape": x.shape, "dtype": x.dtype.name} for path, x in arrays.items()},
+        "theta_sha256": _sha256(weights),
+        "provenance": provenance,
+        "config": config,
+        "evaluation": evaluation,
+    }
+    content = _jsonable(content)
+    content["sha256"] = _sha256(_encode(content))
+    _write_directory(Path(directory), {WEIGHTS: weights, CONFIG: _encode(content)})
+
+
+def read(directory: str | os.PathLike) -> Artefact:
+    """Reads an artefact, checking all of it.
+
+    Args:
+      directory: what `save` wrote.
+
+    Returns:
+      The artefact; `lopt.build(theta, num_steps)` is the optimizer.
+
+    Raises:
+      ArtefactError: a file is missing, damaged, foreign or of a newer format; theta does not fit.
+    """
+    directory = Path(directory)
+    content = _read_config(directory / CONFIG)
+    weights = _read_bytes(directory / WEIGHTS)
+    if _sha256(weights) != content["theta_sha256"]:
+        raise ArtefactError(
+            f"{directory / WEIGHTS} is damaged: its sha256 is not the one that {CONFIG} records"
+        )
+    try:
+        arrays = safetensors.numpy.load(weights)
+    except safetensors.SafetensorError as error:
+        raise ArtefactError(f"{directory / WEIGHTS} is not a safetensors file: {error}") from error
+    lopt = _make(content["architecture"], content["options"])
+    theta = _check_like_init(lopt, arrays, str(directory / WEIGHTS))
+    fields = ("options", "horizon", "provenance", "config", "evaluation")
+    return Artefact(lopt, theta, content["architecture"], **{field: content[field] for field in fields})
+
+
+def load(
+    directory: str | os.PathLike, *, num_steps: int | None = None
+) -> optax.GradientTransformationExtraArgs:
+    """A trained optimizer as an optax transformation.
+
+    Args:
+      directory: an artefact, as `save` or `meta-train export` write it.
+      num_steps: the number of steps of the training to come; not needed by every architecture.
+
+    Returns:
+      The transformation, for `optax.chain`, `optax.masked`, jit, vmap, scan. Its `update` wants
+      `params`, and `value=loss` if the architecture looks at the loss.
+
+    Raises:
+      ArtefactError: see `read`.
+      ValueError: the architecture needs `num_steps` and it was not given, or is not positive.
+    """
+    artefact = read(directory)
+    if num_steps is None and "num_steps" in artefact.lopt.needs:
+        trained = "" if artefact.horizon is None else f" (it was trained for {_horizon(artefact.horizon)})"
+        raise ValueError(
+            f"{artefact.name} needs num_steps, the number of steps of the training to come{trained}: "
+            "call load(directory, num_steps=...)"
+        )
+    if num_steps is not None and num_steps < 1:
+        raise ValueError(f"num_steps must be >= 1, got {num_steps}")
+    return artefact.lopt.build(artefact.theta, num_steps)
+
+
+def _horizon(horizon: int | list[int]) -> str:
+    return f"{horizon} steps" if isinstance(horizon, int) else f"{horizon[0]} to {horizon[-1]} steps"
+
+
+def _make(name: str, options: Mapping[str, Any]) -> LearnedOptimizer:
+    from learned_opt import LEARNED_OPTIMIZERS  # the package imports this file
+
+    if name not in LEARNED_OPTIMIZERS:
+        raise ArtefactError(f"unknown architecture {name!r}; known: {', '.join(LEARNED_OPTIMIZERS)}")
+    try:
+        return LEARNED_OPTIMIZERS[name](**options)
+    except (TypeError, ValueError) as error:
+        raise ArtefactError(f"{name} does not take the options {dict(options)}: {error}") from error
+
+
+def _by_path(theta: Theta) -> dict[str, Any]:
+    leaves = jax.tree_util.tree_leaves_with_path(theta)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
+def _check_like_init(lopt: LearnedOptimizer, theta: Theta, where: str) -> Theta:
+    """`theta` (or its arrays by path) as the tree of `lopt.init`; the first path that differs is refused."""
+    like = jax.eval_shape(lopt.init, jax.random.key(0))
+    expected, got = _by_path(like), _by_path(theta)
+    for path in sorted(expected.keys() | got.keys()):
+        want, have = (
+            f"{x[path].dtype.name}{list(x[path].shape)}" if path in x else "nothing" for x in (expected, got)
+        )
+        if want != have:
+            raise ArtefactError(
+                f"{where} does not fit the architecture at {path}: expected {want}, got {have}"
+            )
+    return jax.tree.unflatten(jax.tree.structure(like), [got[path] for path in expected])
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ArtefactError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    raw = _read_bytes(path)
+    try:
+        content = json.loads(raw)
+    except ValueError as error:  # also bad UTF-8
+        raise ArtefactError(f"{path} is damaged or foreign: not JSON ({error})") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ArtefactError(f"{path} is not of an artefact: its 'format' should be {FORMAT!r}")
+    version = content.get("format_version")
+    if isinstance(version, int) and version > VERSION:
+        raise ArtefactError(
+            f"{path} has format version {version}, this learned_opt reads up to {VERSION}: update it"
+        )
+    unsigned = {key: value for key, value in content.items() if key != "sha256"}
+    if content.get("sha256") != _sha256(_encode(unsigned)) or raw != _encode(content):
+        raise ArtefactError(
+            f"{path} is damaged or was edited: its content does not have the sha256 that it records"
+        )
+    return content
+
+
+def _jsonable(x: Any) -> Any:
+    if isinstance(x, Mapping):
+        return {str(key): _jsonable(value) for key, value in x.items()}
+    if isinstance(x, (list, tuple)):
+        return [_jsonable(value) for value in x]
+    if isinstance(x, (np.ndarray, np.generic, jax.Array)):
+        return _jsonable(np.asarray(x).tolist())
+    if isinstance(x, float) and not math.isfinite(x):
+        return None
+    return x
+
+
+def _encode(content: Mapping[str, Any]) -> bytes:
+    return (json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _write_directory(directory: Path, files: Mapping[str, bytes]) -> None:
+    """Makes or replaces a directory of exactly these files; a crash leaves the old one or the new one."""
+    if directory.exists() and not directory.is_dir():
+        raise ArtefactError(f"{directory} is not a directory")
+    foreign = {p.name for p in directory.iterdir()} - files.keys() if directory.exists() else set()
+    if foreign:
+        raise ArtefactError(
+            f"{directory} will not be overwritten: {min(foreign)} in it is not part of an artefact"
+        )
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    suffix = secrets.token_hex(4)
+    new, old = (directory.with_name(f".{directory.name}.{word}-{suffix}") for word in ("new", "old"))
+    try:
+        new.mkdir()
+        for name, content in files.items():
+            _write(new / name, content)
+        if directory.exists():
+            directory.rename(old)
+        new.rename(directory)
+    except BaseException:
+        if old.exists() and not directory.exists():
+            old.rename(directory)
+        raise
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+    _sync(directory.parent)
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    _sync(path.parent)
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,192 @@
+"""The artefact: a bitwise round trip, and one clear line for whatever is not an artefact."""
+
+import json
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import learned_opt
+from learned_opt import ArtefactError, load, read, save
+from learned_opt.artefact import CONFIG, WEIGHTS
+
+NAME, OPTIONS = "residual", {"hidden": 2, "initial_lr": 1e-2}
+
+
+def write(directory, **changes):
+    lopt = learned_opt.LEARNED_OPTIMIZERS[NAME](**OPTIONS)
+    arguments = {
+        "name": NAME,
+        "options": OPTIONS,
+        "theta": lopt.init(jax.random.key(3)),
+        "horizon": (100, 500),
+        "provenance": {"commit": "abc", "loss": np.float32(0.5)},
+        "config": {"sigma": 0.02, "families": ["a", "b"]},
+        "evaluation": [{"task": "digits", "speed_up": 2.5, "adam": float("inf")}],
+    }
+    save(directory, **(arguments | changes))
+    return arguments | changes
+
+
+def run(tx, steps=5):
+    params = {"w": jnp.linspace(-1, 1, 12).reshape(3, 4), "b": jnp.zeros(4)}
+    state = tx.init(params)
+    for _ in range(steps):
+        updates, state = tx.update(jax.tree.map(lambda p: p - 0.3, params), state, params)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+def edit(directory, change):
+    """Rewrites config.json with a digest that fits: what a forger, or another version, could write."""
+    from learned_opt.artefact import _encode, _sha256
+
+    content = json.loads((directory / CONFIG).read_text())
+    del content["sha256"]
+    change(content)
+    content["sha256"] = _sha256(_encode(content))
+    (directory / CONFIG).write_bytes(_encode(content))
+
+
+@pytest.fixture
+def artefact(tmp_path):
+    write(tmp_path / "lo")
+    return tmp_path / "lo"
+
+
+@pytest.mark.parametrize("name", learned_opt.LEARNED_OPTIMIZERS)
+def test_theta_makes_the_round_trip_bitwise(name, tmp_path):
+    lopt = learned_opt.LEARNED_OPTIMIZERS[name]()
+    theta = jax.jit(lopt.init)(jax.random.key(1))
+    save(tmp_path / "lo", name=name, options={}, theta=theta, horizon=100, provenance={})
+    got = read(tmp_path / "lo").theta
+    assert jax.tree.structure(got) == jax.tree.structure(theta)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(theta), strict=True):
+        np.testing.assert_array_equal(a, b, strict=True)
+
+
+def test_everything_saved_is_read(tmp_path):
+    saved = write(tmp_path / "deep" / "lo")
+    artefact = read(tmp_path / "deep" / "lo")
+    assert artefact.name == NAME and artefact.options == OPTIONS and artefact.horizon == [100, 500]
+    assert artefact.provenance == {"commit": "abc", "loss": 0.5} and artefact.config == saved["config"]
+    assert artefact.evaluation == [{"task": "digits", "speed_up": 2.5, "adam": None}]
+    assert sorted(os.listdir(tmp_path / "deep" / "lo")) == [CONFIG, WEIGHTS]
+    assert os.listdir(tmp_path / "deep") == ["lo"]
+
+
+def test_the_loaded_optimizer_gives_the_updates_of_the_saved_one(artefact):
+    saved = write(artefact)
+    lopt = learned_opt.LEARNED_OPTIMIZERS[NAME](**OPTIONS)
+    expected = run(lopt.build(saved["theta"], 20))
+    got = run(load(artefact, num_steps=20))
+    for k in expected:
+        np.testing.assert_array_equal(got[k], expected[k])
+
+
+def test_a_missing_horizon_is_asked_for_by_name(artefact):
+    with pytest.raises(ValueError, match=r"^residual needs num_steps.*100 to 500 steps.*num_steps=\.\.\."):
+        load(artefact)
+    with pytest.raises(ValueError, match="num_steps must be >= 1, got 0"):
+        load(artefact, num_steps=0)
+
+
+def test_an_architecture_without_a_horizon_does_not_ask_for_it(tmp_path):
+    lopt = learned_opt.learnable_adam()
+    theta = lopt.init(jax.random.key(0))
+    save(tmp_path / "lo", name="learnable_adam", options={}, theta=theta, horizon=None, provenance={})
+    assert float(jnp.abs(run(load(tmp_path / "lo"))["b"]).max()) > 0
+
+
+@pytest.mark.parametrize("file", [CONFIG, WEIGHTS])
+def test_any_flipped_byte_is_refused(artefact, file):
+    content = (artefact / file).read_bytes()
+    rng = np.random.default_rng(0)
+    for position in {0, len(content) - 1, *rng.integers(0, len(content), 60).tolist()}:
+        flipped = bytearray(content)
+        flipped[position] ^= 1 << int(rng.integers(8))
+        (artefact / file).write_bytes(flipped)
+        with pytest.raises(ArtefactError) as error:
+            read(artefact)
+        assert str(artefact) in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("file", [CONFIG, WEIGHTS])
+@pytest.mark.parametrize("kept", [0, 0.5])
+def test_a_truncated_file_is_refused(artefact, file, kept):
+    content = (artefact / file).read_bytes()
+    (artefact / file).write_bytes(content[: int(kept * len(content))])
+    with pytest.raises(ArtefactError, match=file):
+        read(artefact)
+
+
+@pytest.mark.parametrize("file", [CONFIG, WEIGHTS])
+def test_a_missing_file_is_named(artefact, file):
+    (artefact / file).unlink()
+    with pytest.raises(ArtefactError, match=f"{file} cannot be read: No such file"):
+        read(artefact)
+
+
+@pytest.mark.parametrize("content", ["[1, 2]", '{"architectures": ["Llama"]}', "{}", "\x80abc"])
+def test_a_foreign_config_is_refused(artefact, content):
+    (artefact / CONFIG).write_text(content)
+    with pytest.raises(ArtefactError, match="config.json is"):
+        read(artefact)
+
+
+def test_a_newer_format_is_refused(artefact):
+    edit(artefact, lambda content: content.update(format_version=2))
+    with pytest.raises(ArtefactError, match="format version 2, this learned_opt reads up to 1"):
+        read(artefact)
+
+
+def test_an_unknown_architecture_and_unknown_options_are_refused(artefact):
+    edit(artefact, lambda content: content.update(options={"hiden": 4}))
+    with pytest.raises(ArtefactError, match="residual does not take the options.*hiden"):
+        read(artefact)
+    edit(artefact, lambda content: content.update(architecture="adamw"))
+    with pytest.raises(ArtefactError, match="unknown architecture 'adamw'; known: learnable_sgd"):
+        read(artefact)
+
+
+def test_weights_of_another_shape_are_refused_by_their_first_path(artefact):
+    edit(artefact, lambda content: content["options"].update(hidden=3))
+    with pytest.raises(ArtefactError, match=r"at nn\.~\.b0: expected float32\[3\], got float32\[2\]"):
+        read(artefact)
+
+
+def test_a_foreign_theta_is_not_saved(tmp_path):
+    lopt = learned_opt.residual(**OPTIONS)
+    theta = lopt.init(jax.random.key(0))
+    with pytest.raises(ArtefactError, match=r"at nn\.~\.b0: expected float32\[2\], got nothing"):
+        write(tmp_path / "lo", theta={"schedule": theta["schedule"]})
+    with pytest.raises(ArtefactError, match="theta is not finite at schedule"):
+        write(tmp_path / "lo", theta=theta | {"schedule": theta["schedule"].at[3].set(jnp.nan)})
+    assert not (tmp_path / "lo").exists()
+
+
+def test_saving_again_replaces_an_artefact_and_nothing_else(artefact):
+    theta = learned_opt.residual(**OPTIONS).init(jax.random.key(9))
+    write(artefact, theta=theta)
+    np.testing.assert_array_equal(read(artefact).theta["nn"]["~"]["w0"], theta["nn"]["~"]["w0"])
+    (artefact / "thesis.tex").write_text("years of work")
+    with pytest.raises(ArtefactError, match="will not be overwritten: thesis.tex"):
+        write(artefact)
+    assert (artefact / "thesis.tex").read_text() == "years of work"
+
+
+def test_a_save_that_fails_half_way_leaves_the_old_artefact(artefact, monkeypatch):
+    before = (artefact / WEIGHTS).read_bytes()
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write(artefact, theta=learned_opt.residual(**OPTIONS).init(jax.random.key(9)))
+    monkeypatch.undo()
+    assert (artefact / WEIGHTS).read_bytes() == before and read(artefact).name == NAME
+    assert os.listdir(artefact.parent) == ["lo"]

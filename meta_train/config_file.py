@@ -166,7 +166,7 @@ def _set(raw: dict[str, Any], path: tuple[Any, ...], value: Any, keep: Keep) -> 
             return _wrong(join(*path), f"{here} is {show(node)}, which has no keys")
         if isinstance(node, list) and part not in range(len(node)):
             return _wrong(join(*path), f"{here} has {len(node)} entries, numbered from 0; there is no {part}")
-        key = part if isinstance(node, list) else str(part)
+        key: Any = part if isinstance(node, list) else str(part)
         if i == len(path) - 1:
             _replace(node, key, value, path[:i], keep)
         elif isinstance(node, dict) and node.get(key) is None:

@@ -107,7 +107,7 @@ def render(description: Description, width: int = 100) -> str:
     """A description as plain text."""
     import textwrap
 
-    lines = [f"{description.name}: {description.summary}"]
+    lines = [f"{description.name}: {description.summary}" if description.summary else description.name]
     if description.text:
         lines += ["", description.text]
     if description.options:
@@ -144,7 +144,8 @@ def _arguments(lines: list[str]) -> dict[str, str]:
     for line in lines:
         head, colon, text = line.strip().partition(":")
         if line[indent : indent + 1].strip() and colon:
-            current = [name.strip(" *`").split(" ")[0] for name in head.split(",")]
+            names = [name.strip(" *`").split(" ")[0] for name in head.split(",")]
+            current = [name for name in names if name not in found]
             found |= {name: [text.strip()] for name in current}
         elif line.strip():
             for name in current:

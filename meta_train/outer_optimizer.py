@@ -31,6 +31,7 @@ NOT_OFFERED = {
     "sophia": "needs the objective",
     "dpsgd": "needs a gradient for each example",
     "schedule_free": "wraps another optimizer",
+    "optimistic_adam": "is deprecated, optimistic_adam_v2 has replaced it",
 }
 _NOT_SCHEDULES = ("inject_hyperparams", "inject_stateful_hyperparams", "join_schedules")
 _SHORT = ("", "_schedule", "_decay_schedule", "_decay", "_schedules")  # what a schedule's name may omit
@@ -276,11 +277,11 @@ def _plain(name: str, annotation: Any, default: Any = None) -> Any:
         return kind | None if kind is not None and type(None) in parts else kind
     if name in _TYPES:
         return _TYPES[name]
-    if annotation in (bool, int, float, str):
+    if annotation in (bool, int, float, str) or origin is Literal:
         return annotation
-    if origin is dict:
-        return dict[_plain("", parts[0]), _plain("", parts[1])]
-    return None
+    if origin is tuple and Ellipsis not in parts:
+        return tuple[tuple(_plain("", part) for part in parts)]
+    return dict[_plain("", parts[0]), _plain("", parts[1])] if origin is dict else None
 
 
 def _dressed(factory: Callable, function: Callable, options: list[inspect.Parameter]) -> Callable:

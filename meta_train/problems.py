@@ -90,6 +90,10 @@ def from_validation(
     for item in error.errors(include_url=False):
         path, union = _locate(item["loc"], data)
         groups.setdefault(path if union is None else union, []).append((path, item))
+    for path in list(groups):  # pydantic also calls a list too short whose entries are wrong
+        inside = any(other[: len(path)] == path for other in groups if len(other) > len(path))
+        if inside and all(item["type"] == "too_short" for _, item in groups[path]):
+            del groups[path]
     return [problem for root, group in groups.items() for problem in _problems(root, group, model, where)]
 
 
@@ -126,7 +130,7 @@ def _problems(root, group, model, where) -> Iterator[Problem]:
             yield _problem(path, [item], model, where)
         return
     items = [item for _, item in group]
-    exact = [item for item in items if not item["type"].endswith("_type")]
+    exact = [item for item in items if not _wrong_kind(item)]  # the right member, but not its range
     yield _problem(root, exact or items, model, where)
 
 
@@ -136,11 +140,18 @@ def _problem(path, items, model, where) -> Problem:
     if kind == "missing":
         return Problem(key, "is required, but not given")
     if kind == "extra_forbidden":
-        return Problem(key, "unknown option", value, nearest(path[-1], keys_at(model, path[:-1])))
+        allowed = [name for mapping in types_at(model, path[:-1]) for name in _fields_of(mapping)]
+        return Problem(key, "unknown option", value, nearest(path[-1], allowed))
     if kind == "value_error":
         return from_value_error(first["ctx"]["error"], key, value if isinstance(value, dict) else ())
-    message = "must be " + " or ".join(dict.fromkeys(_must_be(item) for item in items))
-    return Problem(key, message, value, _hint(items, value))
+    words = [_must_be(item) for item in items]
+    if _wrong_kind(first) and type(None) in types_at(model, path):
+        words.append("null")
+    return Problem(key, "must be " + " or ".join(dict.fromkeys(words)), value, _hint(items, value))
+
+
+def _wrong_kind(item: Any) -> bool:
+    return item["type"].endswith("_type") or item["type"] == "literal_error"
 
 
 def _must_be(item: Any) -> str:
@@ -162,8 +173,11 @@ def _must_be(item: Any) -> str:
             return "a list"
         case "dict_type" | "model_type" | "model_attributes_type":
             return "a mapping"
+        case "named_tuple_type" | "arguments_type":
+            return "a list or a mapping"
         case "literal_error":
-            return f"one of {', '.join(_choices(item))}"
+            choices = _choices(item)
+            return f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0]
         case "greater_than":
             return f"> {ctx['gt']:g}"
         case "greater_than_equal":
@@ -187,7 +201,7 @@ def _hint(items: list[Any], value: Any) -> str:
     close = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.5)
     if close:
         return f"did you mean {close[0]}?"
-    if isinstance(value, float) and value == int(value) and any(i["type"] == "int_type" for i in items):
+    if isinstance(value, float) and value.is_integer() and any(i["type"] == "int_type" for i in items):
         return f"write {int(value)}"
     return ""
 
@@ -205,18 +219,18 @@ def members(annotation: Any) -> tuple[Any, ...]:
     return (annotation,)
 
 
-def keys_at(annotation: Any, path: tuple) -> list[str]:
-    """The keys that a mapping at `path` inside a value of a type may have; none if they are free."""
-    keys = []
+def types_at(annotation: Any, path: tuple) -> list[Any]:
+    """The types that a value at `path` inside a value of a type may have; none if they are free."""
+    if not path:
+        return list(members(annotation))
+    found = []
     for kind in members(annotation):
-        fields = _fields_of(kind)
-        if not path:
-            keys += fields
-        elif path[0] in fields:
-            keys += keys_at(fields[path[0]], path[1:])
-        elif not fields and typing.get_args(kind):
-            keys += keys_at(typing.get_args(kind)[-1 if typing.get_origin(kind) is dict else 0], path[1:])
-    return keys
+        fields, args = _fields_of(kind), typing.get_args(kind)
+        if path[0] in fields:
+            found += types_at(fields[path[0]], path[1:])
+        elif args and not fields:
+            found += types_at(args[-1 if typing.get_origin(kind) is dict else 0], path[1:])
+    return found
 
 
 def _fields_of(kind: Any) -> dict[str, Any]:

@@ -1,0 +1,312 @@
+"""Config files: what a right one becomes, and every way to be wrong, one line each."""
+
+import logging
+import re
+import subprocess
+import sys
+from typing import Annotated, Literal
+
+import jax
+import pytest
+from annotated_types import Ge, Gt
+
+from meta_train import config, config_checks
+from meta_train.config import ConfigError
+from meta_train.config_checks import Registries
+from meta_train.describe import describe
+from meta_train.registry import check, fill, option_parameters, options_model
+from meta_train.system import check_truncation
+
+
+def quadratic(
+    *, dim: Annotated[int, Ge(1)] = 10, noise: float = 0.0, kind: Literal["round", "long"] = "round"
+):
+    if dim == 13:
+        raise ValueError("dim must not be unlucky, got 13")
+
+
+def residual(*, hidden: int = 8, initial_lr: float = 1e-3):
+    return hidden
+
+
+def nominal(*, hidden: int = 4, depth: int = 2):
+    return hidden
+
+
+def pes(
+    system,
+    *,
+    num_particles: Annotated[int, Ge(1)] = 16,
+    truncation_length: Annotated[int, Ge(1)] = 10,
+    sigma: Annotated[float, Gt(0)] = 0.01,
+    stagger: bool = True,
+):
+    check_truncation(system, truncation_length)
+
+
+def full_es(system, *, num_particles: Annotated[int, Ge(1)] = 16, sigma: Annotated[float, Gt(0)] = 0.01):
+    if system.max_length != system.length_multiple:
+        raise ValueError("unroll_length must be one constant number for full_es, got a random one")
+
+
+FAKE = Registries(
+    {"quadratic": quadratic},
+    {"residual": residual, "nominal": nominal},
+    {"pes": pes, "full_es": full_es},
+)
+GOOD = """
+outer_steps: 1000
+tasks:
+  - {name: quadratic, dim: 3}
+  - {name: quadratic, weight: 2}
+  - {name: quadratic, label: noisy, noise: 1e-1}
+learned_optimizer: {name: residual}
+inner: {unroll_length: {min: 100, max: 500}}
+estimator: {name: pes, num_particles: 8, truncation_length: 20, sigma: 2e-2}
+outer_optimizer:
+  {learning_rate: {schedule: cosine, init_value: 3e-3, alpha: 0.02}, b2: 0.99, clip_norm: 1, ema: 0.99}
+"""
+
+
+@pytest.fixture
+def path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.yaml").write_text(GOOD)
+    return "x.yaml"
+
+
+def problems(path, *overrides):
+    with pytest.raises(ConfigError) as error:
+        config.load(path, overrides, registries=FAKE)
+    return str(error.value).splitlines()
+
+
+def test_a_file_becomes_a_config_with_every_default_filled_in(path):
+    c = config.load(path, registries=FAKE)
+    assert (c.seed, c.outer_steps, c.loss_scaling, c.checkpoint.max_to_keep) == (0, 1000, "none", 3)
+    assert c.estimator == {
+        "name": "pes",
+        "num_particles": 8,
+        "truncation_length": 20,
+        "sigma": 0.02,
+        "stagger": True,
+    }
+    assert c.learned_optimizer == {"name": "residual", "hidden": 8, "initial_lr": 1e-3}
+    assert [task.label for task in c.tasks] == ["quadratic_1", "quadratic_2", "noisy"]
+    assert [task.weight for task in c.tasks] == [1, 2, 1]
+    assert c.tasks[0].spec == {"name": "quadratic", "dim": 3, "noise": 0.0, "kind": "round"}
+    assert (c.inner.unroll_length.min, c.inner.unroll_length.max) == (100, 500)
+    assert c.inner.objective.model_dump() == {
+        "loss": "train",
+        "reduce": "mean",
+        "log": True,
+        "cap": 4.0,
+        "offset": 0.02,
+    }
+    assert c.outer_optimizer.ema == 0.99
+    spec = c.outer_optimizer.spec
+    assert (spec["name"], spec["b1"], spec["b2"], spec["clip_norm"]) == ("adam", 0.9, 0.99, 1.0)
+    assert spec["learning_rate"]["schedule"] == "cosine_decay_schedule" and "ema" not in spec
+
+
+def test_a_resolved_config_gives_the_same_config_and_digest_back(path, tmp_path):
+    c = config.load(path, registries=FAKE)
+    assert config.parse(config.resolved(c), registries=FAKE) == c
+    (tmp_path / "resolved.yaml").write_text(config.to_yaml(c))
+    again = config.load(tmp_path / "resolved.yaml", registries=FAKE)
+    assert again == c and config.to_yaml(again) == config.to_yaml(c)
+    assert config.digest(again) == config.digest(c) and len(config.digest(c)) == 64
+
+
+def test_the_digest_tells_configs_apart_but_not_spellings(path, tmp_path):
+    c = config.load(path, registries=FAKE)
+    same = GOOD.replace("sigma: 2e-2", "stagger: true, sigma: 0.020").replace("cosine,", "cosine_decay,")
+    (tmp_path / "same.yaml").write_text("seed: 0\n" + same)
+    assert config.digest(config.load("same.yaml", registries=FAKE)) == config.digest(c)
+    other = config.load(path, ["estimator.sigma=0.021"], registries=FAKE)
+    assert config.digest(other) != config.digest(c)
+
+
+def test_a_config_cannot_be_changed(path):
+    with pytest.raises(ValueError, match="frozen"):
+        config.load(path, registries=FAKE).seed = 3
+
+
+EIGHT = """
+outer_step: 100
+seed: yes
+tasks: [{name: quadratc}, {name: quadratic, dim: 0}, {name: quadratic, dim: 13}]
+learned_optimizer: {name: residual, hiden: 8}
+inner: {unroll_length: 210, objective: {reduce: average}}
+estimator: {name: pes, truncation_length: 20, sigma: fast}
+outer_optimizer: {learning_rate: {schedule: cosine, init_value: 3e-3}, b2: 9}
+"""
+
+
+def test_all_mistakes_of_a_file_are_reported_at_once_in_its_order_one_line_each(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.yaml").write_text(EIGHT)
+    keys = "checkpoint, estimator, evaluation, inner, learned_optimizer, logging, loss_scaling, mesh, "
+    keys += "outer_optimizer, outer_steps, runtime, seed, tasks"
+    assert problems("x.yaml") == [
+        f"x.yaml: outer_step: unknown option (value 100); did you mean outer_steps? allowed: {keys}",
+        'x.yaml: seed: must be a whole number (value "yes")',
+        'x.yaml: tasks.0.name: unknown name (value "quadratc"); did you mean quadratic? allowed: quadratic',
+        "x.yaml: tasks.1.dim: must be >= 1 (value 0)",
+        "x.yaml: tasks.2.dim: must not be unlucky, got 13",
+        "x.yaml: learned_optimizer.hiden: unknown option (value 8); did you mean hidden? "
+        "allowed: hidden, initial_lr",
+        'x.yaml: inner.objective.reduce: must be one of mean, last (value "average")',
+        "x.yaml: inner.unroll_length: must be a multiple of estimator.truncation_length (20) (value 210)",
+        'x.yaml: estimator.sigma: must be a number (value "fast")',
+        "x.yaml: outer_optimizer.b2: must be < 1 (value 9)",
+        "x.yaml: outer_steps: is required, but not given",
+    ]
+    assert list(tmp_path.iterdir()) == [tmp_path / "x.yaml"]  # nothing is written
+
+
+@pytest.mark.parametrize(
+    ("overrides", "lines"),
+    [
+        (
+            ["inner.unroll_length=long"],
+            ['inner.unroll_length: must be a whole number or a mapping (value "long")'],
+        ),
+        (["inner.unroll_length=0"], ["inner.unroll_length: must be >= 1 (value 0)"]),
+        (["inner.unroll_length={min: 3}"], ["inner.unroll_length.max: is required, but not given"]),
+        (["inner.unroll_length.min=501"], ["inner.unroll_length.min: must be <= max (500), got 501"]),
+        (
+            ["inner.unroll_length={min: 21, max: 39}"],
+            [
+                "inner.unroll_length: must leave a multiple of estimator.truncation_length (20) in "
+                'min to max (value {"min": 21, "max": 39})'
+            ],
+        ),
+        (
+            ["inner.unroll_length=25", "estimator.truncation_length=10"],
+            ["inner.unroll_length: must be a multiple of estimator.truncation_length (10) (value 25)"],
+        ),
+        (["mesh.particles=3"], ["mesh.particles: must divide estimator.num_particles (8) (value 3)"]),
+        (["tasks.2.label=quadratic_1"], None),
+        (["tasks=[]"], ["tasks: must be a list of at least 1 (value [])"]),
+        (["tasks={name: quadratic}"], ['tasks: must be a list (value {"name": "quadratic"})']),
+        (["tasks.0.weight=0"], ["tasks.0.weight: must be > 0 (value 0)"]),
+        (["tasks.0=quadratic"], None),
+        (
+            ["logging.wandb.mode=off"],
+            [
+                'logging.wandb.mode: must be one of online, offline, disabled (value "off"); '
+                "did you mean offline?"
+            ],
+        ),
+        (["mesh="], ["mesh: must be a mapping (value null)"]),
+        (["evaluation.tasks=held_in"], None),
+        (
+            ["evaluation.tasks=[{name: quadratic, dim: 0}]"],
+            ["evaluation.tasks.0.dim: must be >= 1 (value 0)"],
+        ),
+        (["evaluation.tasks=[{dim: 1}]"], None),
+        (["inner.objective={cap: -1, offset: 0.5}"], None),
+        (["outer_optimizer.ema=1"], ["outer_optimizer.ema: must be < 1 (value 1)"]),
+        (["outer_optimizer.learning_rate=-1"], None),
+        (["outer_steps=1e2"], ["outer_steps: must be a whole number (value 100.0); write 100"]),
+        (["seed=-1"], ["seed: must be >= 0 (value -1)"]),
+    ],
+)
+def test_a_value_that_does_not_fit_is_refused_in_one_line_by_its_key(path, overrides, lines):
+    found = problems(path, *overrides)
+    if lines is None:
+        (line,) = found
+        assert line.startswith(f"command line: {overrides[0].partition('=')[0]}")
+    else:
+        assert found == [f"command line: {line}" for line in lines]
+
+
+def test_a_label_that_two_families_would_share_is_refused(path):
+    assert problems(path, "tasks.1.label=noisy") == [
+        'x.yaml: tasks.2.label: is also that of tasks.1; give one of them a label of its own (value "noisy")'
+    ]
+
+
+def test_problems_of_overrides_name_the_command_line_and_the_others_the_file(path):
+    with open(path, "a") as file:
+        file.write("mesh: {particles: 0}\n")
+    assert problems(path, "estimator.sigma=0", "nonsense") == [
+        "command line: nonsense: must be key=value, with dots in the key",
+        "command line: estimator.sigma: must be > 0 (value 0)",
+        "x.yaml: mesh.particles: must be >= 1 (value 0)",
+    ]
+
+
+def test_a_wrong_option_does_not_hide_what_is_wrong_between_sections(path):
+    found = problems(path, "estimator.sigma=fast", "inner.objective.log=3", "inner.unroll_length=210")
+    assert any("inner.unroll_length: must be a multiple" in line for line in found) and len(found) == 3
+
+
+def test_a_name_on_the_command_line_keeps_the_options_that_the_new_one_has(path, tmp_path):
+    c = config.load(path, ["learned_optimizer.hidden=3", "learned_optimizer.initial_lr=1"], registries=FAKE)
+    (tmp_path / "y.yaml").write_text(config.to_yaml(c))
+    c = config.load("y.yaml", ["learned_optimizer.name=nominal"], registries=FAKE)
+    assert c.learned_optimizer == {"name": "nominal", "hidden": 3, "depth": 2}
+    c = config.load(path, ["estimator.name=full_es", "inner.unroll_length=7"], registries=FAKE)
+    assert c.estimator == {"name": "full_es", "num_particles": 8, "sigma": 0.02}
+    c = config.load(path, ["tasks.1.name=quadratic", "outer_optimizer.name=sgd"], registries=FAKE)
+    assert c.tasks[1].weight == 2 and c.outer_optimizer.ema == 0.99
+    assert c.outer_optimizer.spec["clip_norm"] == 1 and "b2" not in c.outer_optimizer.spec
+
+
+def test_an_option_of_the_old_name_on_the_command_line_is_refused_not_dropped(path):
+    (line,) = problems(path, "estimator.name=full_es", "estimator.stagger=false", "inner.unroll_length=7")
+    assert line.startswith("command line: estimator.stagger: unknown option (value false)")
+
+
+def test_what_a_factory_refuses_comes_out_before_anything_is_built(path):
+    assert problems(path, "estimator.name=full_es") == [
+        "command line: estimator: unroll_length must be one constant number for full_es, got a random one"
+    ]
+
+
+def test_importing_config_imports_no_jax():
+    code = "import sys, meta_train.config; print([m for m in ('jax', 'optax', 'haiku') if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+def real_factories():
+    registries = config_checks.default_registries()
+    return [
+        pytest.param(registry, name, id=f"{kind}-{name}")
+        for kind, registry in registries._asdict().items()
+        for name in registry
+    ]
+
+
+@pytest.mark.parametrize(("registry", "name"), real_factories())
+def test_every_option_of_every_factory_is_typed_and_documented_and_its_default_allowed(registry, name):
+    description = describe(registry, name)
+    assert description.summary
+    assert [option.name for option in description.options if not option.help] == []
+    spec = {"name": name}
+    required = {option.name for option in option_parameters(registry[name]) if option.default is option.empty}
+    found = check(registry, spec, "x")
+    assert {problem.key.removeprefix("x.") for problem in found} == required
+    if not found:
+        filled, _ = fill(registry, spec)
+        assert fill(registry, filled) == (filled, [])
+    # Options never shadow the keys that the config itself has beside them.
+    assert not {"name", "weight", "label"} & set(options_model(registry[name]).model_fields)
+
+
+def test_a_real_config_loads_without_a_compilation(tmp_path, caplog):
+    (tmp_path / "x.yaml").write_text(
+        "outer_steps: 100\ntasks: [{name: image_mlp}, {name: quadratic}]\n"
+        "learned_optimizer: {name: residual}\n"
+        "inner: {unroll_length: {min: 100, max: 500}}\nestimator: {name: nres, truncation_length: 20}\n"
+        "outer_optimizer: {learning_rate: 1e-3}\n"
+    )
+    with jax.log_compiles(), caplog.at_level(logging.WARNING):
+        c = config.load(tmp_path / "x.yaml")
+    compiled = set(re.findall(r"Finished XLA compilation of jit\((\w+)\)", caplog.text))
+    assert compiled <= {"broadcast_in_dim", "convert_element_type"}  # a constant array of a factory
+    assert [task.label for task in c.tasks] == ["image_mlp", "quadratic"]
+    assert config.parse(config.resolved(c)) == c

@@ -1,0 +1,130 @@
+"""YAML as we read it, and overrides from the command line."""
+
+import pytest
+import yaml
+
+from meta_train.config_file import dump, override, parse, read
+from meta_train.problems import ConfigError
+
+
+def keep_all(path, name):
+    return None
+
+
+def test_only_true_and_false_are_booleans():
+    assert parse("[true, False, yes, no, on, off, y]") == [True, False, "yes", "no", "on", "off", "y"]
+
+
+def test_numbers_are_what_they_look_like():
+    assert parse("[1e-2, 1e3, .5, 3., -4, +2, 1_000, 0]") == [0.01, 1000.0, 0.5, 3.0, -4, 2, 1000, 0]
+    assert [type(x) for x in parse("[1e3, 1_000]")] == [float, int]
+    assert parse("[010, 1:30, 2020-01-01, 0x10]") == ["010", "1:30", "2020-01-01", "0x10"]
+    assert parse("[~, null, '']") == [None, None, ""]
+    infinite, negative, nan = parse("[.inf, -.Inf, .nan]")
+    assert infinite == float("inf") and negative == float("-inf") and nan != nan
+
+
+@pytest.mark.parametrize("read_back", [parse, yaml.safe_load])
+def test_what_we_write_every_yaml_reader_reads_alike(read_back):
+    value = {
+        "a": ["yes", "1e-2", "010", "1:30", "", "null", "~", "2020-01-01", "é: #"],
+        "b": 1e-05,
+        "c": None,
+    }
+    value |= {"d": {"e": [True, 1, 1.0, 1e22], "f": {}, "g": []}}
+    assert read_back(dump(value)) == value
+
+
+def refusal(tmp_path, content):
+    path = tmp_path / "x.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError) as error:
+        read(path)
+    (problem,) = error.value.problems
+    assert str(problem).startswith(f"{path}: ") and "\n" not in str(problem)
+    return str(problem).removeprefix(f"{path}: ")
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (b"", "is empty"),
+        (b"# only a comment\n", "is empty"),
+        (b"- 1\n", "must be a mapping (key: value) (value [1])"),
+        (b"a: 1\nb: 2\na: 3\n", "is not valid YAML: line 3, column 1: a is given twice"),
+        (b"a: {b: 1, b: 2}\n", "is not valid YAML: line 1, column 11: b is given twice"),
+        (b"a: [1, 2\n", "is not valid YAML: line 2, column 1: expected ',' or ']', but got '<stream end>'"),
+        (b"a: 1\n---\nb: 2\n", "is not valid YAML: line 2, column 1: but found another document"),
+        (b"[1]: 2\n", "is not valid YAML: line 1, column 1: a key must be text"),
+        (b"a: &x [*x]\n", "is not valid YAML: Circular reference detected"),
+        (b"a: \xff\n", "is not UTF-8 text (byte 3)"),
+    ],
+)
+def test_a_file_that_is_no_config_is_refused_in_one_line(tmp_path, content, line):
+    assert refusal(tmp_path, content) == line
+
+
+def test_no_object_is_ever_constructed_from_a_file(tmp_path):
+    assert "could not determine a constructor" in refusal(
+        tmp_path, b"a: !!python/object/apply:os.getcwd []\n"
+    )
+
+
+def test_a_missing_file_and_a_directory_are_named(tmp_path):
+    with pytest.raises(ConfigError) as error:
+        read(tmp_path / "none.yaml")
+    assert str(error.value) == f"{tmp_path / 'none.yaml'}: cannot be read: No such file or directory"
+    with pytest.raises(ConfigError) as error:
+        read(tmp_path)
+    assert str(error.value) == f"{tmp_path}: cannot be read: Is a directory"
+
+
+def test_anchors_and_merges_still_work():
+    assert parse("a: &x {b: 1, c: 2}\nd: {<<: *x, c: 3}") == {"a": {"b": 1, "c": 2}, "d": {"b": 1, "c": 3}}
+
+
+def test_overrides_reach_into_mappings_and_lists():
+    raw = {"a": {"b": 1}, "tasks": [{"x": 1}, {"x": 2}]}
+    new, problems = override(raw, ["a.b=2.5", "tasks.1.x=[3, 4]", "new.deep.key=yes", "a.c="], keep_all)
+    assert not problems
+    assert new == {
+        "a": {"b": 2.5, "c": None},
+        "tasks": [{"x": 1}, {"x": [3, 4]}],
+        "new": {"deep": {"key": "yes"}},
+    }
+    assert raw == {"a": {"b": 1}, "tasks": [{"x": 1}, {"x": 2}]}
+
+
+def test_the_value_of_an_override_may_hold_an_equals_sign():
+    assert override({}, ["a=b=c"], keep_all)[0] == {"a": "b=c"}
+
+
+def test_overrides_that_cannot_be_set_are_all_reported():
+    raw = {"a": 3, "tasks": [{}]}
+    problems = override(raw, ["a", "=1", "a..b=1", "a.b=1", "tasks.1.x=1", "tasks.x=1", "a=["], keep_all)[1]
+    assert [str(problem) for problem in problems] == [
+        "command line: a: must be key=value, with dots in the key",
+        "command line: =1: must be key=value, with dots in the key",
+        "command line: a..b=1: must be key=value, with dots in the key",
+        str(problems[3]),
+        "command line: a.b: a is 3, which has no keys",
+        "command line: tasks.1.x: tasks has 1 entries, numbered from 0; there is no 1",
+        "command line: tasks.x: tasks has 1 entries, numbered from 0; there is no x",
+    ]
+    assert str(problems[3]).startswith("command line: a: the value is not valid YAML: line 1, ")
+
+
+def test_a_new_name_drops_what_it_does_not_know_but_no_other_override_whatever_the_order():
+    def keep(path, name):
+        return ["name", "both"] if (path, name) == (("thing",), "new") else None
+
+    raw = {"thing": {"name": "old", "both": 1, "gone": 2}, "person": {"name": "x", "age": 3}}
+    for overrides in (["thing.name=new", "thing.mine=5"], ["thing.mine=5", "thing.name=new"]):
+        new, problems = override(raw, [*overrides, "person.name=y"], keep)
+        assert not problems
+        assert new == {"thing": {"name": "new", "both": 1, "mine": 5}, "person": {"name": "y", "age": 3}}
+
+
+def test_the_same_name_again_drops_nothing():
+    raw = {"thing": {"name": "old", "gone": 2}}
+    assert override(raw, ["thing.name=old"], lambda path, name: ["name"])[0] == raw

@@ -158,16 +158,13 @@ class Checkpoints:
             self._warn(f"{path} is a half-written checkpoint: skipped")
         # Last come those that an interrupted replacement had set aside.
         candidates = numbered(self.directory)[::-1] + numbered(self.directory / "replaced")[::-1]
-        damaged = set()
+        self._damaged = set()
         for path in candidates:
             try:
-                restored = read(path, target)
+                return read(path, target)
             except Damaged as damage:
                 self._warn(f"checkpoint {path} is damaged: {damage}: skipped")
-                damaged |= {int(path.name)} if path.parent == self.directory else set()
-                continue
-            self._damaged = damaged
-            return restored
+                self._damaged |= {int(path.name)} if path.parent == self.directory else set()
         if candidates:
             newest = candidates[0].name
             raise CheckpointError(f"every checkpoint in {self.directory} is damaged; the newest is {newest}")

@@ -313,13 +313,17 @@ def test_a_half_written_checkpoint_is_named_skipped_and_cleaned_away_by_the_next
     assert not unfinished.exists()
 
 
-def test_when_all_are_damaged_that_is_an_error_and_nothing_is_moved(run):
+def test_when_all_are_damaged_that_is_an_error_and_they_are_moved_only_if_something_is_saved(run):
     make_empty(run / "1")
     make_empty(run / "2")
-    for _ in range(2):
-        with pytest.raises(CheckpointError, match="every checkpoint in .* is damaged; the newest is 2"):
-            Checkpoints(run, warn=lambda line: None).restore(outer(0))
-    assert sorted(path.name for path in run.iterdir()) == ["1", "2"]
+    with Checkpoints(run, warn=lambda line: None) as checkpoints:
+        for _ in range(2):
+            with pytest.raises(CheckpointError, match="every checkpoint in .* is damaged; the newest is 2"):
+                checkpoints.restore(outer(0))
+        assert sorted(path.name for path in run.iterdir()) == ["1", "2"]
+        checkpoints.save(0, outer(0))
+        assert checkpoints.steps() == [0]
+    assert sorted(path.name for path in (run / "damaged").iterdir()) == ["1", "2"]
 
 
 def test_a_checkpoint_of_a_later_format_is_not_called_damaged(run, monkeypatch):

@@ -103,7 +103,7 @@ checkpoints.close()
 
 
 def test_a_write_that_fails_is_one_clear_error_and_the_last_good_checkpoint_stays(tmp_path):
-    out, errors = child(FULL_DISK, tmp_path).communicate(timeout=60)
+    out, errors = child(FULL_DISK, tmp_path).communicate(timeout=300)
     assert errors == ""
     said = out.splitlines()
     assert len(said) == 6 and said[2] == said[5] == "1"
@@ -141,7 +141,7 @@ def test_a_state_moves_to_four_devices_and_back_unchanged(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, state)
     process = child(FOUR_DEVICES, tmp_path, XLA_FLAGS="--xla_force_host_platform_device_count=4")
-    out, errors = process.communicate(timeout=60)
+    out, errors = process.communicate(timeout=300)
     assert (process.returncode, out, errors) == (0, "", "")
     restored = Checkpoints(tmp_path).restore(state)
     assert restored.step == 2

@@ -63,7 +63,7 @@ def test_offline_rows_are_in_the_directory_and_nothing_is_written_elsewhere(tmp_
         text=True,
         env=environment(home),
         cwd=home,
-        timeout=60,
+        timeout=300,
     )
     assert run.stderr == ""
     (run_id,) = run.stdout.split()
@@ -100,7 +100,7 @@ def online(directory, **more):
         text=True,
         stdin=subprocess.DEVNULL,
         env=environment(directory, WANDB_BASE_URL="http://127.0.0.1:9", **more),
-        timeout=60,
+        timeout=300,
     )
 
 

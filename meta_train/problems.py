@@ -137,9 +137,9 @@ def _problems(root, group, model, where) -> Iterator[Problem]:
 def _problem(path, items, model, where) -> Problem:
     key, first = join(where, *path), items[0]
     value, kind = first["input"], first["type"]
-    if kind == "missing":
+    if kind in ("missing", "missing_argument"):
         return Problem(key, "is required, but not given")
-    if kind == "extra_forbidden":
+    if kind in ("extra_forbidden", "unexpected_keyword_argument"):
         allowed = [name for mapping in types_at(model, path[:-1]) for name in _fields_of(mapping)]
         return Problem(key, "unknown option", value, nearest(path[-1], allowed))
     if kind == "value_error":

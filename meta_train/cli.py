@@ -20,7 +20,7 @@ def command(argv: list[str]) -> int:
     """Runs one command and returns its exit code: 0, 1 failed, 2 refused, 130 interrupted."""
     args = parser().parse_args(argv)
     _refuse_foreign_tasks()
-    ArtefactError = ValueError
+    from learned_opt import ArtefactError
     from meta_train.checkpoint import CheckpointError
     from meta_train.hooks import Interrupted, RunError
     from meta_train.metrics import MetricsError

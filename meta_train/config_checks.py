@@ -62,9 +62,10 @@ def slots(raw: dict[str, Any], registries: Registries) -> Iterator[Slot]:
         yield Slot(("estimator",), registries.estimators, (), _paper_system)
     if "outer_optimizer" in raw:
         yield Slot(("outer_optimizer",), None, ("ema",), _outer_steps)
-    evaluation = raw.get("evaluation")
-    for i in _indices(evaluation.get("tasks") if isinstance(evaluation, dict) else None):
-        yield Slot(("evaluation", "tasks", i), registries.tasks)
+    for section in ("selection", "evaluation"):
+        held_out = raw.get(section)
+        for i in _indices(held_out.get("tasks") if isinstance(held_out, dict) else None):
+            yield Slot((section, "tasks", i), registries.tasks)
 
 
 def _indices(value: Any) -> range:
@@ -78,7 +79,10 @@ def keys_of(registries: Registries, path: tuple[Any, ...], name: Any) -> list[st
     path = tuple(int(part) if str(part).isdecimal() else part for part in path)
     entries = [{}] * (1 + max((part for part in path if isinstance(part, int)), default=0))
     everywhere = dict.fromkeys(("learned_optimizer", "estimator", "outer_optimizer"), {})
-    for slot in slots(everywhere | {"tasks": entries, "evaluation": {"tasks": entries}}, registries):
+    for slot in slots(
+        everywhere | {"tasks": entries, "selection": {"tasks": entries}, "evaluation": {"tasks": entries}},
+        registries,
+    ):
         known = outer_optimizer.optimizers() if slot.registry is None else slot.registry
         if slot.path == path and isinstance(name, str) and name in known:
             return ["name", *slot.ours, *(option.name for option in option_parameters(known[name]))]

@@ -97,11 +97,28 @@ class Inner(Section):
     """What of it is minimised."""
 
 
-class Evaluation(Section):
-    """Held-out evaluation against tuned baselines."""
+class Selection(Section):
+    """Held-out scores during the run, which pick the best checkpoint."""
 
     every: Count | None = None
-    """Outer steps between evaluations that pick the best checkpoint; null for none during training."""
+    """Outer steps between scores; null for none: then the last checkpoint is the one to use."""
+    tasks: tuple[Spec, ...] = ()
+    """Task families to score on: not those of `tasks`, and not those that `evaluation` reports."""
+    horizons: Annotated[tuple[Count, ...], MinLen(1)] = (200, 500)
+    """Inner steps to train for."""
+    num_seeds: Count = 3
+    """Inner trainings per task and horizon."""
+
+    @model_validator(mode="after")
+    def _has_tasks(self):
+        if self.every is not None and not self.tasks:
+            raise ValueError("tasks must name at least one task family where every is given, got none")
+        return self
+
+
+class Evaluation(Section):
+    """What `meta-train evaluate` compares with tuned baselines after the run."""
+
     tasks: Literal["held_out"] | Annotated[tuple[Spec, ...], MinLen(1)] = "held_out"
     """The frozen held-out tasks, or a list of task families."""
     horizons: Annotated[tuple[Count, ...], MinLen(1)] = (200, 500)
@@ -176,8 +193,10 @@ class RunConfig(Section):
     """`ema` divides each family's gradient by its running root mean square, so that families weigh alike."""
     outer_optimizer: OuterOptimizer
     """What applies the outer gradient."""
+    selection: Selection = Selection()
+    """Held-out scores during the run, which pick the best checkpoint."""
     evaluation: Evaluation = Evaluation()
-    """Held-out evaluation against tuned baselines."""
+    """What `meta-train evaluate` compares with tuned baselines after the run."""
     checkpoint: Checkpoint = Checkpoint()
     """Saving the whole state of the run."""
     logging: Logging = Logging()

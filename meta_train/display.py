@@ -38,9 +38,9 @@ def progress_display(outer_steps: int) -> Iterator[Display]:
             if "loss" in metrics:
                 numbers["loss"] = f"meta-loss {metrics['loss']:.4f}"
                 numbers["speed"] = f"{metrics['inner_steps_per_second']:,.0f} inner steps/s"
-            if "eval/score" in metrics:
+            if "held_out/score" in metrics:
                 numbers["held out"] = (
-                    f"held-out {metrics['eval/score']:+.3f} (best {metrics['eval/best_score']:+.3f})"
+                    f"held-out {metrics['held_out/score']:+.3f} (best {metrics['held_out/best_score']:+.3f})"
                 )
             bar.update(task, numbers="  ".join(numbers.values()))
 

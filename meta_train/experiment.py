@@ -1,6 +1,7 @@
 """Config -> everything that a run is made of. Nothing is compiled here, and nothing written."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +16,7 @@ from meta_train.inner import Objective, inner_training
 from meta_train.outer import OuterStep, make_outer_step
 from meta_train.outer_optimizer import outer_optimizer
 from meta_train.problems import ConfigError, Problem
-from meta_train.registry import build
+from meta_train.registry import Spec, build
 from meta_train.system import UnrolledSystem
 from tasks import TASKS, TaskFamily, check_family, make
 from tasks.rings import HELD_OUT
@@ -111,7 +112,7 @@ def check_system(system: UnrolledSystem, lopt: LearnedOptimizer, data: Any) -> N
 
 def call_length(config: RunConfig) -> int:
     """The outer steps of one call: the largest divisor, up to 32, of all that happens every n steps."""
-    cadences = [config.outer_steps, config.logging.every, config.evaluation.every, config.checkpoint.every]
+    cadences = [config.outer_steps, config.logging.every, config.selection.every, config.checkpoint.every]
     common = math.gcd(*(n for n in cadences if n))
     return max(n for n in range(1, LONGEST_CALL + 1) if common % n == 0)
 
@@ -124,10 +125,23 @@ def held_out_families(config: RunConfig) -> dict[str, TaskFamily]:
     """
     if config.evaluation.tasks == "held_out":
         return {name: make(spec) for name, spec in HELD_OUT.items()}
+    return _families(config.evaluation.tasks, "evaluation.tasks")
+
+
+def selection_families(config: RunConfig) -> dict[str, TaskFamily]:
+    """The families of the config's `selection`, by name; none where it has no `every`.
+
+    Raises:
+      ConfigError: an option that a factory refuses.
+    """
+    return _families(config.selection.tasks, "selection.tasks") if config.selection.every else {}
+
+
+def _families(specs: Sequence[Spec], where: str) -> dict[str, TaskFamily]:
     families = {}
-    for i, spec in enumerate(config.evaluation.tasks):
+    for i, spec in enumerate(specs):
         name = spec["name"] if spec["name"] not in families else f"{spec['name']}_{i}"
-        families[name] = build(TASKS, spec, where=f"evaluation.tasks.{i}")
+        families[name] = build(TASKS, spec, where=f"{where}.{i}")
     return families
 
 

@@ -101,7 +101,7 @@ def save(checkpoints: Checkpoints, meta: Callable[[], dict]) -> Hook:
     return hook
 
 
-def evaluate(
+def select(
     score: Callable[[Any], dict[str, float]],
     best: Checkpoints,
     writer: Writer,
@@ -113,7 +113,7 @@ def evaluate(
     Args:
       score: `(theta) -> {"score": ..., and details}`.
       best: where the best theta is kept, under "theta".
-      writer: where rows go, names prefixed by `eval/`.
+      writer: where rows go, names prefixed by `held_out/`.
       best_score: the best so far.
       show: called with every row too.
     """
@@ -121,12 +121,12 @@ def evaluate(
     def hook(step, state, metrics):
         nonlocal best_score
         del metrics
-        row = {f"eval/{name}": value for name, value in score(state.theta_ema).items()}
-        current = row["eval/score"]
+        row = {f"held_out/{name}": value for name, value in score(state.theta_ema).items()}
+        current = row["held_out/score"]
         if current < best_score:
             best.save(step, {"theta": state.theta_ema}, {"score": current}, replace=True)
             best_score = current
-        row["eval/best_score"] = best_score
+        row["held_out/best_score"] = best_score
         writer.write(step - 1, row)
         show(row)
 

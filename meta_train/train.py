@@ -13,7 +13,8 @@ from meta_train import config as config_lib
 from meta_train import hooks
 from meta_train.checkpoint import Checkpoints
 from meta_train.config import RunConfig
-from meta_train.experiment import Experiment, assemble, held_out_families
+from meta_train.experiment import Experiment, assemble, selection_families
+from meta_train.held_out import make_held_out
 from meta_train.metrics import Writer, all_of, jsonl_writer
 from meta_train.run_directory import METRICS, open_checkpoints, prepare
 from meta_train.wandb_writer import wandb_writer
@@ -74,7 +75,7 @@ def run(config: RunConfig, directory: Path, *, resume: bool = False, display: Di
     began = time.perf_counter()
     set_up_jax(config)
     experiment = assemble(config)
-    families = held_out_families(config) if config.evaluation.every else {}
+    families = selection_families(config)
     directory = prepare(directory, config, resume)
     checkpoints, best = open_checkpoints(directory, config.checkpoint.max_to_keep, display.warn)
     with checkpoints, best, _stop_signals() as asked_to_stop:
@@ -91,7 +92,7 @@ def run(config: RunConfig, directory: Path, *, resume: bool = False, display: Di
 
             run_hooks = _hooks(experiment, checkpoints, writer, save_meta, asked_to_stop, display)
             if families:
-                run_hooks.insert(1, _evaluate_hook(experiment, families, best, writer, display))
+                run_hooks.insert(1, _select_hook(experiment, families, best, writer, display))
             start_seconds = None
             call = experiment.steps_per_call
             try:
@@ -133,18 +134,14 @@ def _hooks(experiment, checkpoints, writer, save_meta, asked_to_stop, display) -
     return [log, save, hooks.stop_when(asked_to_stop, checkpoints, save_meta)]
 
 
-def _evaluate_hook(experiment: Experiment, families, best, writer, display) -> hooks.Hook:
-    from meta_train.evaluate import make_held_out
-
-    evaluation, last = experiment.config.evaluation, experiment.config.outer_steps
+def _select_hook(experiment: Experiment, families, best, writer, display) -> hooks.Hook:
+    selection, last = experiment.config.selection, experiment.config.outer_steps
     score = make_held_out(
-        experiment.lopt, families, horizons=evaluation.horizons, num_seeds=evaluation.num_seeds
+        experiment.lopt.build, families, horizons=selection.horizons, num_seeds=selection.num_seeds
     )
     so_far = best.restore({"theta": experiment.lopt.init(jax.random.key(0))})
     best_score = float("inf") if so_far is None else so_far.meta["score"]
-    return hooks.every(
-        evaluation.every, hooks.evaluate(score, best, writer, best_score, display.row), last=last
-    )
+    return hooks.every(selection.every, hooks.select(score, best, writer, best_score, display.row), last=last)
 
 
 @contextlib.contextmanager

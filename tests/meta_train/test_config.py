@@ -147,7 +147,7 @@ def test_all_mistakes_of_a_file_are_reported_at_once_in_its_order_one_line_each(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x.yaml").write_text(EIGHT)
     keys = "checkpoint, estimator, evaluation, inner, learned_optimizer, logging, loss_scaling, mesh, "
-    keys += "outer_optimizer, outer_steps, runtime, seed, tasks"
+    keys += "outer_optimizer, outer_steps, runtime, seed, selection, tasks"
     assert problems("x.yaml") == [
         f"x.yaml: outer_step: unknown option (value 100); did you mean outer_steps? allowed: {keys}",
         'x.yaml: seed: must be a whole number (value "yes")',

@@ -1,0 +1,220 @@
+"""Runs from start to end, in this process and in others that are killed."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from meta_train import config as config_lib
+from meta_train import train
+from meta_train.checkpoint import Checkpoints
+from meta_train.experiment import assemble
+from meta_train.hooks import RunError
+from meta_train.metrics import read_jsonl
+from meta_train.problems import ConfigError
+from meta_train.run_directory import load_trained
+
+CONFIG = {
+    "outer_steps": 60,
+    "tasks": [{"name": "quadratic", "dim": 3}, {"name": "quadratic", "dim": 2, "weight": 2.0}],
+    "learned_optimizer": {"name": "learnable_adam"},
+    "inner": {"unroll_length": {"min": 10, "max": 40}},
+    "estimator": {"name": "pes", "num_particles": 4, "truncation_length": 5, "sigma": 0.1},
+    "outer_optimizer": {"name": "adam", "learning_rate": 0.01, "ema": 0.9, "clip_norm": 1.0},
+    "checkpoint": {"every": 2, "max_to_keep": 3},
+    "logging": {"every": 2},
+}
+
+
+def config_of(**changes):
+    return config_lib.parse(CONFIG | changes)
+
+
+def leaves(tree):
+    def plain(x):
+        return jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+
+    return [np.asarray(plain(x)) for x in jax.tree.leaves(tree)]
+
+
+def newest(directory, config):
+    state = jax.eval_shape(assemble(config).outer.init, jax.random.key(0))
+    with Checkpoints(directory / "checkpoints") as checkpoints:
+        return checkpoints.restore(state)
+
+
+def assert_same_state(a, b):
+    for x, y in zip(leaves(a), leaves(b), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run that nobody interrupted: (directory, config)."""
+    directory, config = tmp_path_factory.mktemp("runs") / "whole", config_of()
+    train.run(config, directory)
+    return directory, config
+
+
+def test_a_run_leaves_config_metrics_and_the_newest_checkpoints(finished):
+    directory, config = finished
+    assert config_lib.load(directory / "config.yaml") == config
+    rows = read_jsonl(directory / "metrics.jsonl")
+    assert [row["step"] for row in rows] == list(range(1, 60, 2))
+    wanted = {"loss", "quadratic_1/loss", "quadratic_2/snr", "quadratic_1/delta_p90", "quadratic_1/diverged"}
+    wanted |= {"quadratic_1/restarted", "quadratic_2/theta_drift", "inner_steps_per_second"}
+    assert wanted <= rows[-1].keys()
+    with Checkpoints(directory / "checkpoints") as checkpoints:
+        assert checkpoints.steps() == [56, 58, 60]
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(finished, tmp_path):
+    directory, config = finished
+    train.run(config, tmp_path / "again")
+    assert_same_state(newest(directory, config).state, newest(tmp_path / "again", config).state)
+    other = config_of(seed=1)
+    train.run(other, tmp_path / "other")
+    theta, theta_other = (newest(d, config).state.theta for d in (directory, tmp_path / "other"))
+    assert any((a != b).any() for a, b in zip(leaves(theta), leaves(theta_other), strict=True))
+
+
+def test_a_run_resumed_halfway_ends_in_the_same_bits_and_the_same_rows(finished, tmp_path):
+    directory, config = finished
+
+    class Stop(Exception):
+        pass
+
+    def stop(step):
+        if step == 31:  # an odd step never comes: calls are of 2 steps
+            raise AssertionError
+        if step == 32:
+            raise Stop
+
+    with pytest.raises(Stop):
+        train.run(config, tmp_path / "half", display=train.Display(step=stop))
+    train.run(config, tmp_path / "half", resume=True)
+    assert_same_state(newest(directory, config).state, newest(tmp_path / "half", config).state)
+    timing = ("inner_steps_per_second",)
+    for a, b in zip(
+        *(read_jsonl(d / "metrics.jsonl") for d in (directory, tmp_path / "half")), strict=True
+    ):
+        a, b = ({k: v for k, v in row.items() if k not in timing} for row in (a, b))
+        np.testing.assert_equal(a, b)
+
+
+def test_resuming_on_four_devices_goes_on_with_the_same_particles(finished, tmp_path):
+    directory, _ = finished
+    config = config_of(mesh={"particles": 4})
+    train.run(config, tmp_path / "four")
+    a, b = newest(directory, config_of()).state, newest(tmp_path / "four", config).state
+    for x, y in zip(leaves(a.theta), leaves(b.theta), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-4)
+    train.run(config, directory, resume=True)  # finished: nothing to do, but it restores
+
+
+def test_a_directory_with_another_run_is_refused_by_the_name_of_what_differs(finished):
+    directory, config = finished
+    with pytest.raises(RunError, match="holds a run already"):
+        train.run(config, directory)
+    with pytest.raises(RunError, match=r"estimator\.sigma is 0\.1 there, 0\.2 here"):
+        train.run(config_of(estimator=CONFIG["estimator"] | {"sigma": 0.2}), directory, resume=True)
+
+
+def test_a_directory_with_other_files_is_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(RunError, match="holds no run"):
+        train.run(config_of(), tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_when_all_particles_diverge_the_run_stops_with_step_family_and_checkpoint(tmp_path):
+    # A learning rate of 1e30 on a quadratic is NaN after a few steps.
+    lopt = {"name": "learnable_sgd", "initial_lr": 1e30}
+    config = config_of(learned_optimizer=lopt, inner={"unroll_length": 40, "objective": {"log": False}})
+    with pytest.raises(RunError, match=r"family 'quadratic_[12]' diverged, up to outer step \d+; .*checkpoint"):
+        train.run(config, tmp_path / "run")
+
+
+def test_the_best_theta_by_held_out_score_is_kept_apart_and_loaded(tmp_path):
+    selection = {"every": 20, "tasks": [{"name": "quadratic", "dim": 4}], "horizons": [20], "num_seeds": 2}
+    config = config_of(selection=selection)
+    train.run(config, tmp_path / "run")
+    rows = [row for row in read_jsonl(tmp_path / "run" / "metrics.jsonl") if "held_out/score" in row]
+    assert [row["step"] for row in rows] == [19, 39, 59]
+    best = min(rows, key=lambda row: row["held_out/score"])
+    trained = load_trained(tmp_path / "run", print)
+    assert (trained.which, trained.outer_step) == ("best", best["step"] + 1)
+    assert trained.score == best["held_out/score"]
+
+
+def test_a_config_that_cannot_work_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(ConfigError, match="unroll_length"):
+        train.run(config_of(inner={"unroll_length": 12}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def start(config_file, directory):
+    command = [sys.executable, "-m", "meta_train", "run", str(config_file), "--out", str(directory), "--resume"]
+    # The log goes to a file: a pipe that nobody reads would stop the process.
+    with open(directory.with_suffix(".log"), "a") as log:
+        return subprocess.Popen(command, stdout=log, stderr=log, env=os.environ)
+
+
+def wait_for_rows(process, directory, rows):
+    """Until the run has written so many more rows; False if it ended before."""
+    file = directory / "metrics.jsonl"
+    while process.poll() is None:
+        if file.exists() and file.read_bytes().count(b"\n") >= rows:
+            return True
+        time.sleep(0.002)
+    return False
+
+
+def test_killed_at_random_moments_it_ends_in_the_bits_of_the_uninterrupted_run(tmp_path):
+    """SIGKILL while it saves after every second step; the moments are drawn, the answer is not."""
+    config_file = tmp_path / "config.yaml"
+    config = config_of(outer_steps=400)
+    config_file.write_text(config_lib.to_yaml(config))
+    train.run(config, tmp_path / "whole")
+    directory, rng, kills, rows = tmp_path / "killed", random.Random(0), 0, 0
+    for _ in range(4):
+        process = start(config_file, directory)
+        if wait_for_rows(process, directory, rows + rng.randrange(10, 40)):
+            time.sleep(rng.uniform(0, 0.03))
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        process.wait()
+        rows = (directory / "metrics.jsonl").read_bytes().count(b"\n")
+    assert kills >= 3
+    assert start(config_file, directory).wait() == 0, (tmp_path / "killed.log").read_text()
+    assert_same_state(newest(tmp_path / "whole", config).state, newest(directory, config).state)
+    steps = [row["step"] for row in read_jsonl(directory / "metrics.jsonl")]
+    assert steps == list(range(1, 400, 2))
+
+
+def test_ctrl_c_saves_says_how_to_resume_and_the_run_goes_on_from_there(tmp_path):
+    config = config_of(outer_steps=4000, checkpoint={"every": None})
+    config_file, directory = tmp_path / "config.yaml", tmp_path / "run"
+    config_file.write_text(config_lib.to_yaml(config))
+    process = start(config_file, directory)
+    assert wait_for_rows(process, directory, 20)
+    process.send_signal(signal.SIGINT)
+    assert process.wait() == 130
+    log = (tmp_path / "run.log").read_text()
+    assert "the checkpoint is saved" in log and "--resume" in log and "Traceback" not in log
+    step = newest(directory, config).step
+    rows = read_jsonl(directory / "metrics.jsonl")
+    assert step == rows[-1]["step"] + 1
+    assert json.loads(json.dumps(rows))
+    process = start(config_file, Path(directory))
+    assert wait_for_rows(process, directory, len(rows) + 5)
+    process.kill()
+    process.wait()

@@ -1,0 +1,183 @@
+"""Loss curves of whole inner trainings: many settings of an optimizer times many seeds in one program.
+
+A hand-designed optimizer is here what a learned one is: `build(theta, num_steps)` makes it, and theta may be
+its learning rate. So Adam and a learned optimizer run through the same code, on the same tasks, initial
+parameters and minibatches.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from tasks.base import TaskFamily
+
+Build = Callable[[Any, Any], optax.GradientTransformation]  # (theta, num_steps) -> optimizer
+PARALLEL_BYTES = 512 * 2**20  # of parameters, gradients and optimizer states trained at once
+STREAMS = ("evaluation", "tuning", "selection")
+
+
+class Curves(NamedTuple):
+    """What S seeds of a family did under L settings of one optimizer.
+
+    Attributes:
+      train: f32[L, S, num_steps], the minibatch loss that step t computed before it updated the parameters.
+        From the first non-finite loss of a run on, all of it is +inf: a diverged run is worse than any other.
+      valid: f32[L, S, M], the mean loss on a few fixed minibatches of the "valid" split after `stops[m]`
+        steps; NaN where none was asked for or the family has no such split, +inf where it is not finite.
+    """
+
+    train: np.ndarray
+    valid: np.ndarray
+
+
+class Trainer(NamedTuple):
+    """One compiled training program; see `trainer`.
+
+    Attributes:
+      run: the jitted `(theta [L, ...], keys [S], num_steps i32[], stops i32[M], data) ->
+        (train f32[L, S, max_steps], valid f32[L, S, M])`.
+      family: what it trains.
+      build: the optimizer.
+      max_steps: the length of the curves it has room for.
+      rows_at_once: how many settings of theta one call takes.
+      has_valid: whether it reads validation losses.
+      bytes_per_run: memory that one setting with one seed takes, roughly.
+    """
+
+    run: Any
+    family: TaskFamily
+    build: Build
+    max_steps: int
+    rows_at_once: int
+    has_valid: bool
+    bytes_per_run: int
+
+
+def seed_keys(stream: str, num_seeds: int, seed: int = 0) -> jax.Array:
+    """key[num_seeds]: the seeds of one stream. Two streams never share a key: what is tuned is not measured.
+
+    Args:
+      stream: "evaluation", "tuning" or "selection" (of the best checkpoint).
+      num_seeds: how many. The first n of a longer list are the list of n.
+      seed: another seed gives other keys in every stream.
+    """
+    key = jax.random.fold_in(jax.random.key(seed), STREAMS.index(stream))
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(num_seeds))
+
+
+def trainer(
+    family: TaskFamily, build: Build, max_steps: int, *, num_valid_batches: int = 8, rows_at_once: int = 1
+) -> Trainer:
+    """A program that trains tasks of `family` with `build(theta, num_steps)`.
+
+    One seed is one task of the family, one initialisation and one sequence of minibatches, whatever
+    the optimizer, the number of steps, and the other seeds are. The number of steps is an argument:
+    one compilation serves all horizons. Minibatches are gathered once for all settings of theta.
+
+    Args:
+      family: the tasks; its data travel as arguments of the program.
+      build: `(theta, num_steps) -> optax.GradientTransformation`, traced; `update` also gets `value=loss`.
+      max_steps: the longest training the program can hold.
+      num_valid_batches: how many minibatches of the "valid" split are averaged; 0 for none.
+      rows_at_once: settings of theta in one call.
+    """
+
+    has_valid = num_valid_batches > 0 and "valid" in family.data
+
+    def run_one(theta, key, num_steps, stops, data):
+        key_cfg, key_init, key_steps, key_valid = jax.random.split(key, 4)
+        task = family.task(family.sample(key_cfg))
+        opt = optax.with_extra_args_support(build(theta, num_steps))
+
+        def step(t, carry):
+            params, opt_state, losses = carry
+            loss, grads = jax.value_and_grad(task.loss)(
+                params, jax.random.fold_in(key_steps, t), data["train"]
+            )
+            updates, opt_state = opt.update(grads, opt_state, params, value=loss)
+            return optax.apply_updates(params, updates), opt_state, losses.at[t].set(loss)
+
+        def valid_loss(params):
+            if not has_valid:
+                return jnp.float32(jnp.nan)
+            keys = jax.random.split(key_valid, num_valid_batches)
+            return jax.lax.map(lambda k: task.loss(params, k, data["valid"]), keys).mean()
+
+        def segment(carry, bounds):
+            carry = jax.lax.fori_loop(bounds[0], bounds[1], step, carry)
+            return carry, valid_loss(carry[0])
+
+        params = task.init(key_init)
+        carry = params, opt.init(params), jnp.zeros([max_steps], jnp.float32)
+        bounds = jnp.stack([jnp.concatenate([jnp.zeros(1, jnp.int32), stops[:-1]]), stops], 1)
+        (_, _, losses), valid = jax.lax.scan(segment, carry, bounds)
+        return losses, valid
+
+    over_theta = jax.vmap(run_one, (0, None, None, None, None))
+    over_seeds = jax.vmap(over_theta, (None, 0, None, None, None), out_axes=1)
+    # On a CPU, LLVM's full optimisation doubles the compile time of these programs and gains them nothing.
+    options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
+    run = jax.jit(over_seeds, compiler_options=options)
+    return Trainer(run, family, build, max_steps, rows_at_once, has_valid, _bytes_per_run(family))
+
+
+def curves(
+    train: Trainer,
+    theta: Any,
+    keys: jax.Array,
+    num_steps: int,
+    stops: tuple[int, ...] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Curves:
+    """Curves of L settings x S seeds over `num_steps` steps, in chunks that fit into `PARALLEL_BYTES`.
+
+    Args:
+      train: from `trainer`.
+      theta: pytree with a leading axis L.
+      keys: key[S].
+      num_steps: the horizon, handed to `build`; at most `train.max_steps`.
+      stops: ascending step counts after which the validation loss is read, the last one
+        being `num_steps`; None for the end only.
+      progress: told the number of inner steps (of one run each) that a chunk has done.
+    """
+    stops = (num_steps,) if stops is None else stops
+    if num_steps > train.max_steps or stops[-1] != num_steps or list(stops) != sorted(stops):
+        raise ValueError(f"stops must ascend to num_steps <= {train.max_steps}, got {stops} and {num_steps}")
+    rows, seeds = len(jax.tree.leaves(theta)[0]), len(keys)
+    at_once = max(1, PARALLEL_BYTES // train.bytes_per_run)
+    row_chunk = min(train.rows_at_once, at_once)
+    seed_chunk = next(d for d in range(min(seeds, max(1, at_once // row_chunk)), 0, -1) if seeds % d == 0)
+    limits = jax.device_put((np.int32(num_steps), np.asarray(stops, np.int32)))
+    out = Curves(
+        np.empty((rows, seeds, num_steps), np.float32), np.empty((rows, seeds, len(stops)), np.float32)
+    )
+    for i in range(0, rows, row_chunk):
+        # A chunk that is not full repeats rows: another shape would be compiled anew.
+        index = np.minimum(np.arange(i, i + row_chunk), rows - 1)
+        some = jax.tree.map(lambda x, index=index: x[index], theta)
+        for j in range(0, seeds, seed_chunk):
+            at = index[:, None], np.arange(j, j + seed_chunk)
+            train_loss, valid_loss = jax.device_get(
+                train.run(some, keys[j : j + seed_chunk], *limits, train.family.data)
+            )
+            out.train[at], out.valid[at] = train_loss[..., :num_steps], valid_loss
+            if progress is not None:
+                progress(len(np.unique(index)) * seed_chunk * num_steps)
+    return _worst_after_divergence(out, train.has_valid)
+
+
+def _worst_after_divergence(raw: Curves, has_valid: bool) -> Curves:
+    diverged = np.logical_or.accumulate(~np.isfinite(raw.train), axis=-1)
+    lost = ~np.isfinite(raw.valid) & has_valid
+    return Curves(np.where(diverged, np.inf, raw.train), np.where(lost, np.inf, raw.valid))
+
+
+def _bytes_per_run(family: TaskFamily) -> int:
+    """Of parameters, gradients and up to six accumulators, old and new; activations are not counted."""
+    params = jax.eval_shape(lambda key: family.task(family.sample(key)).init(key), jax.random.key(0))
+    return 16 * max(1, sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(params)))

@@ -42,9 +42,9 @@ def adam():
     return run(optax.adam(3e-3))
 
 
-def assert_close(got, expected, rtol=1e-5):
+def assert_close(got, expected, rtol=1e-5, atol=1e-6):
     for k in expected:
-        np.testing.assert_allclose(got[k], expected[k], rtol=rtol, atol=1e-6)
+        np.testing.assert_allclose(got[k], expected[k], rtol=rtol, atol=atol)
 
 
 def test_with_a_zeroed_last_layer_it_is_adam(zeroed, adam):
@@ -90,9 +90,8 @@ def test_the_outputs_correct_adams_size_and_add_a_direction(zeroed):
         return {**theta, "nn": {"~": {**theta["nn"]["~"], "b2": bias + jnp.asarray(value)}}}
 
     assert_close(run(lopt.build(with_bias([0.0, 0.0, 0.7]), T)), run(optax.adam(3e-3 * np.exp(0.7))))
-    assert_close(
-        run(lopt.build(with_bias([0.0, 0.0, 9.0]), T)), run(optax.adam(3e-3 * np.exp(3.0))), rtol=1e-4
-    )
+    limited = run(lopt.build(with_bias([0.0, 0.0, 9.0]), T), steps=5)
+    assert_close(limited, run(optax.adam(3e-3 * np.exp(3.0)), steps=5), atol=1e-5)
     first = run(lopt.build(with_bias([2.0, 0.5, 0.0]), T), steps=1)
     expected = run(
         optax.chain(

@@ -174,10 +174,10 @@ def _panel(axis: Any, cell: Cell, decay: float) -> None:
     axis.set_xlim(0, cell.horizon)
     axis.grid(True, which="major", color="0.9", linewidth=0.8)
     axis.spines[["top", "right"]].set_visible(False)
-    headline = _speed_up(cell) if cell.diverged else f"speed-up {_speed_up(cell)}"
-    axis.set_title(
-        f"{cell.family}, {cell.horizon} steps\n{headline}, loss ratio {_number(cell.ratio)}", fontsize=10.5
-    )
+    headline = f"speed-up {_speed_up(cell)}, loss ratio {_number(cell.ratio)}"
+    if cell.diverged:
+        headline = _speed_up(cell)
+    axis.set_title(f"{cell.family}, {cell.horizon} steps\n{headline}", fontsize=10.5)
 
 
 def _row(cell: Cell) -> dict[str, str]:
@@ -213,7 +213,7 @@ def _style(cell: Cell) -> str:
 def _number(x: float) -> str:
     if not math.isfinite(x):
         return "-" if math.isnan(x) else "inf"
-    return f"{x:#.3g}".rstrip(".")
+    return f"{x:.4g}" if abs(x) >= 1000 else f"{x:#.3g}".rstrip(".")
 
 
 def _stripped(text: str) -> str:

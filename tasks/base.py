@@ -38,6 +38,9 @@ class TaskFamily(NamedTuple):
     data: dict[str, Data]
 
 
+NO_DATA: dict[str, Data] = {"train": (), "valid": ()}  # of families that draw their own
+
+
 def fixed(task: Task, data: dict[str, Data] | None = None) -> TaskFamily:
     """A family of one task. `data` as in `TaskFamily`; None for a task that draws its own."""
-    return TaskFamily(lambda key: (), lambda cfg: task, {"train": (), "valid": ()} if data is None else data)
+    return TaskFamily(lambda key: (), lambda cfg: task, NO_DATA if data is None else data)

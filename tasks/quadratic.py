@@ -6,7 +6,7 @@ import annotated_types as at
 import jax
 import jax.numpy as jnp
 
-from tasks.base import Task, TaskFamily
+from tasks.base import NO_DATA, Task, TaskFamily
 from tasks.networks import PositiveInt, Range, check_range, sample_range
 
 
@@ -69,4 +69,4 @@ def quadratic(
 
         return Task(init, loss)
 
-    return TaskFamily(sample, task, {"train": (), "valid": ()})
+    return TaskFamily(sample, task, NO_DATA)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from tasks import datasets as datasets_lib
 from tasks.base import Task, TaskFamily
+from tasks.batches import minibatch
 from tasks.networks import check_range, cross_entropy, sample_range, scaled
 
 ABSENT = -1e9  # logit of a class that the task's data set does not have
@@ -16,20 +17,47 @@ ABSENT = -1e9  # logit of a class that the task's data set does not have
 ClassificationLoss = Literal["cross_entropy", "squared"]
 
 
-def minibatch(data: Any, dataset: jax.Array, key: jax.Array, batch_size: int) -> tuple[jax.Array, jax.Array]:
-    """`batch_size` rows of one stacked data set, drawn with replacement. The key is consumed.
+def modelled(
+    model_loss: Callable[[jax.Array, jax.Array], jax.Array],
+    stack: datasets_lib.Stack,
+    *,
+    batch_size: int,
+    initial_scale: Any = 1.0,
+) -> TaskFamily:
+    """A family from a loss of a minibatch.
 
     Args:
-      data: one split of `datasets.Stack.data`.
-      dataset: i32[], which data set of the stack.
-      key: picks the rows; padding is never drawn.
+      model_loss: `(x [B, *shape], y [B]) -> f32[]`, run under `hk.transform` (so `hk.next_rng_key()`
+        gives it noise that the loss's key determines).
+      stack: the data sets, of which a task draws one.
       batch_size: B.
+      initial_scale: factor on the initial matrices, a number or a log-uniform range.
 
     Returns:
-      x f32[B, *shape] and y [B].
+      A family whose cfg is {"dataset": i32[], "scale": f32[]}.
     """
-    rows = jax.random.randint(key, (batch_size,), 0, data["rows"][dataset])
-    return data["x"][dataset, rows], data["y"][dataset, rows]
+    check_range("initial_scale", initial_scale)
+    net = hk.transform(model_loss)
+    train = stack.data["train"]
+    x = jnp.zeros((batch_size, *stack.shape), jnp.float32)
+    y = jnp.zeros((batch_size,), train["y"].dtype)
+    num_sets = len(train["rows"])
+
+    def sample(key):
+        key_set, key_scale = jax.random.split(key)
+        return {
+            "dataset": jax.random.randint(key_set, (), 0, num_sets),
+            "scale": sample_range(key_scale, initial_scale),
+        }
+
+    def task(cfg):
+        def loss(params, key, data):
+            key_rows, key_noise = jax.random.split(key)
+            return net.apply(params, key_noise, *minibatch(data, cfg["dataset"], key_rows, batch_size))
+
+        return Task(lambda key: scaled(net.init(key, x, y), cfg["scale"]), loss)
+
+    return TaskFamily(sample, task, stack.data)
 
 
 def classification(
@@ -91,3 +119,29 @@ def classification(
         return Task(init, task_loss)
 
     return TaskFamily(sample, task, stack.data)
+
+
+def with_l2(family: TaskFamily, weight: float) -> TaskFamily:
+    """The family with `weight / 2` times the sum of squared matrix entries added to every loss."""
+
+    def task(cfg):
+        init, plain = family.task(cfg)
+
+        def loss(params, key, data):
+            matrices = [leaf for leaf in jax.tree.leaves(params) if leaf.ndim >= 2]
+            penalty = sum(jnp.sum(leaf.astype(jnp.float32) ** 2) for leaf in matrices)
+            return plain(params, key, data) + 0.5 * weight * penalty
+
+        return Task(init, loss)
+
+    return family._replace(task=task)
+
+
+def image_stack(datasets: Sequence[str]) -> datasets_lib.Stack:
+    """`datasets.stack`, which also refuses (ValueError) examples that are not images [H, W, C]."""
+    stack = datasets_lib.stack(datasets)
+    if len(stack.shape) != 3:
+        raise ValueError(
+            f"datasets: images [height, width, channels] are needed, {datasets[0]!r} has {stack.shape}"
+        )
+    return stack

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from tasks import networks
-from tasks.base import Task, TaskFamily
+from tasks.base import NO_DATA, Task, TaskFamily
 from tasks.networks import Activation, PositiveInt, Range, Widths, check_range, normal, sample_range, scaled
 
 
@@ -72,4 +72,4 @@ def teacher_mlp(
 
         return Task(init, loss)
 
-    return TaskFamily(sample, task, {"train": (), "valid": ()})
+    return TaskFamily(sample, task, NO_DATA)

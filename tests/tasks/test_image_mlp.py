@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tasks import datasets, supervised
+from tasks import batches, datasets
 from tasks.image_mlp import image_mlp
 
 KEY = jax.random.key(3)
@@ -18,7 +18,7 @@ def test_the_default_network_has_2410_parameters():
 def test_minibatches_hold_real_rows_of_the_chosen_data_set_and_reach_all_of_them():
     stack = datasets.stack(("digits[:20]", "teacher:1[:100]"))
     train = stack.data["train"]
-    draw = jax.jit(lambda i, key: supervised.minibatch(train, i, key, 600))
+    draw = jax.jit(lambda i, key: batches.minibatch(train, i, key, 600))
     for i, rows in enumerate((16, 80)):
         x, y = draw(i, KEY)
         labelled = {(row.tobytes(), int(label)) for row, label in zip(np.asarray(x), y, strict=True)}

@@ -1,0 +1,313 @@
+"""Augmentations: family -> family, composable. They change what an optimizer meets, not what is learnt.
+
+A spec {"name": a key of AUGMENTATIONS, option: value, ...} is applied by `augment`. The names are
+those of Metz et al. 2022 (VeLO) where it has them.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+import annotated_types as at
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tasks.base import Task, TaskFamily
+from tasks.batches import BATCH_FRACTION, LABEL_NOISE
+from tasks.networks import Positive, PositiveInt, Range, check_range, normal, sample_range
+
+
+def reparameterise(
+    family: TaskFamily,
+    *,
+    level: Literal["global", "tensor", "parameter"] = "global",
+    low: Positive = 0.1,
+    high: Positive = 10.0,
+) -> TaskFamily:
+    """Parameters in other units: `params = scale * inner`, the loss unchanged as a function of params.
+
+    The optimizer sees `inner`, whose initial values are divided and gradients multiplied by `scale`.
+
+    Args:
+      family: what is augmented.
+      level: one scale for all parameters, one for each tensor, or one for each number.
+      low: least scale; scales are drawn log-uniformly per task.
+      high: largest scale.
+
+    Returns:
+      A family whose cfg is {"cfg": the family's, "scale": a key or f32[]}.
+
+    Raises:
+      ValueError: high below low.
+    """
+    if high < low:
+        raise ValueError(f"high: {high} must be at least low ({low})")
+
+    def sample(key):
+        key_cfg, key_scale = jax.random.split(key)
+        return {"cfg": family.sample(key_cfg), "scale": jax.random.key_data(key_scale)}
+
+    def task(cfg):
+        inner = family.task(cfg["cfg"])
+        key = jax.random.wrap_key_data(cfg["scale"])
+
+        def scales(params):
+            leaves, tree = jax.tree.flatten(params)
+            keys = jax.random.split(key, len(leaves))
+            draws = []
+            for leaf, leaf_key in zip(leaves, keys, strict=True):
+                size = leaf.size if level == "parameter" else 1
+                bounds = jnp.log(low), jnp.log(high)
+                use = key if level == "global" else leaf_key
+                draw = jnp.exp(jax.random.uniform(use, (size,), jnp.float32, *bounds))
+                draws.append(draw.reshape(leaf.shape if level == "parameter" else ()).astype(leaf.dtype))
+            return jax.tree.unflatten(tree, draws)
+
+        def init(key):
+            params = inner.init(key)
+            return jax.tree.map(lambda p, s: p / s, params, scales(params))
+
+        def loss(params, key, data):
+            return inner.loss(jax.tree.map(lambda p, s: p * s, params, scales(params)), key, data)
+
+        return Task(init, loss)
+
+    return family._replace(sample=sample, task=task)
+
+
+def bfloat16(family: TaskFamily) -> TaskFamily:
+    """Parameters, and so the network's matrices, in bfloat16; the loss is f32.
+
+    Args:
+      family: what is augmented.
+
+    Returns:
+      A family with the same cfg, whose params have dtype bfloat16.
+    """
+
+    def cast(tree: Any, dtype: Any) -> Any:
+        return jax.tree.map(lambda p: p.astype(dtype), tree)
+
+    def task(cfg):
+        inner = family.task(cfg)
+
+        def loss(params, key, data):
+            return inner.loss(cast(params, jnp.float32), key, data).astype(jnp.float32)
+
+        return Task(lambda key: cast(inner.init(key), jnp.bfloat16), loss)
+
+    return family._replace(task=task)
+
+
+def average_batches(family: TaskFamily, *, count: PositiveInt = 4) -> TaskFamily:
+    """The mean loss of several minibatches: a larger batch for families without such an option.
+
+    Args:
+      family: what is augmented.
+      count: minibatches, each with a key of its own.
+
+    Returns:
+      A family with the same cfg and `count` times the cost.
+    """
+
+    def task(cfg):
+        inner = family.task(cfg)
+
+        def loss(params, key, data):
+            losses = jax.vmap(inner.loss, (None, 0, None))(params, jax.random.split(key, count), data)
+            return jnp.mean(losses)
+
+        return Task(inner.init, loss)
+
+    return family._replace(task=task)
+
+
+def reduced_batch(family: TaskFamily, *, fraction: Range = (0.05, 1.0)) -> TaskFamily:
+    """Smaller minibatches, of a size drawn per task: shapes stay, the first rows of a batch repeat.
+
+    Args:
+      family: what is augmented; its minibatches must come from data (`batches.minibatch` or
+        `batches.windows`).
+      fraction: of the batch size that is left, rounded down to at least one row; a number or a
+        log-uniform range, at most 1.
+
+    Returns:
+      A family whose cfg is {"cfg": the family's, "fraction": f32[]}.
+
+    Raises:
+      ValueError: a fraction above 1, or a family that draws its own data.
+    """
+    check_range("fraction", fraction)
+    if (fraction[1] if isinstance(fraction, (tuple, list)) else fraction) > 1:
+        raise ValueError(f"fraction: {fraction} must be at most 1")
+    return _with_data(family, "fraction", BATCH_FRACTION, fraction)
+
+
+def label_noise(
+    family: TaskFamily, *, probability: Annotated[float, at.Interval(gt=0, le=1)] = 0.1
+) -> TaskFamily:
+    """A label is replaced by a uniformly drawn class, with this probability, anew in every minibatch.
+
+    Args:
+      family: what is augmented, a classification family on data sets.
+      probability: of being replaced (by the same class, with luck). Both splits are noisy.
+
+    Returns:
+      A family whose cfg is {"cfg": the family's, "probability": f32[]}.
+
+    Raises:
+      ValueError: a family that has no classes.
+    """
+    classes = family.data["train"]["classes"] if "classes" in family.data["train"] else np.zeros(1)
+    if not np.asarray(classes).all():
+        raise ValueError("label_noise: the family has no class labels")
+    return _with_data(family, "probability", LABEL_NOISE, probability)
+
+
+def _with_data(family: TaskFamily, name: str, entry: str, value: Any) -> TaskFamily:
+    """Hands a number of the cfg to the family's minibatches, as one more entry of the data."""
+    if not isinstance(family.data["train"], dict):
+        raise ValueError(f"{name}: the family draws its own data, minibatches of a data set are needed")
+
+    def sample(key):
+        key_cfg, key_value = jax.random.split(key)
+        return {"cfg": family.sample(key_cfg), name: sample_range(key_value, value)}
+
+    def task(cfg):
+        inner = family.task(cfg["cfg"])
+        return Task(inner.init, lambda params, key, data: inner.loss(params, key, {**data, entry: cfg[name]}))
+
+    return family._replace(sample=sample, task=task)
+
+
+def scale_loss(family: TaskFamily, *, factor: Range = (0.01, 100.0)) -> TaskFamily:
+    """The loss times a constant, which optimizers should not notice, and raw ones do.
+
+    The meta-objective sees the scaled loss too.
+
+    Args:
+      family: what is augmented.
+      factor: a number, or a range drawn from log-uniformly per task.
+
+    Returns:
+      A family whose cfg is {"cfg": the family's, "factor": f32[]}.
+    """
+    check_range("factor", factor)
+
+    def sample(key):
+        key_cfg, key_factor = jax.random.split(key)
+        return {"cfg": family.sample(key_cfg), "factor": sample_range(key_factor, factor)}
+
+    def task(cfg):
+        inner = family.task(cfg["cfg"])
+        return Task(inner.init, lambda params, key, data: cfg["factor"] * inner.loss(params, key, data))
+
+    return family._replace(sample=sample, task=task)
+
+
+def _change_gradient(family: TaskFamily, change: Callable[[Any, jax.Array], Any]) -> TaskFamily:
+    """A family whose losses keep their values and whose gradients become `change(gradient, key)`."""
+
+    def task(cfg):
+        inner = family.task(cfg)
+
+        def loss(params, key, data):
+            key_loss, key_change = jax.random.split(key)
+
+            @jax.custom_vjp
+            def through(params):
+                return params
+
+            through.defvjp(lambda params: (params, None), lambda _, grads: (change(grads, key_change),))
+            return inner.loss(through(params), key_loss, data)
+
+        return Task(inner.init, loss)
+
+    return family._replace(task=task)
+
+
+def gradient_noise(family: TaskFamily, *, relative: Positive = 1.0) -> TaskFamily:
+    """Gaussian noise on the gradient, in proportion to each tensor's own root mean square.
+
+    The loss value is untouched.
+
+    Args:
+      family: what is augmented.
+      relative: standard deviation of the noise over the RMS of the tensor's gradient.
+
+    Returns:
+      A family with the same cfg. Its gradients can be taken in reverse mode only.
+    """
+
+    def change(grads, key):
+        leaves, tree = jax.tree.flatten(grads)
+        noisy = []
+        for leaf, leaf_key in zip(leaves, jax.random.split(key, len(leaves)), strict=True):
+            rms = jnp.sqrt(jnp.mean(leaf.astype(jnp.float32) ** 2))
+            noisy.append(leaf + (relative * rms * normal(leaf_key, leaf.shape)).astype(leaf.dtype))
+        return jax.tree.unflatten(tree, noisy)
+
+    return _change_gradient(family, change)
+
+
+def gradient_subsampling(
+    family: TaskFamily, *, keep: Annotated[float, at.Interval(gt=0, le=1)] = 0.5
+) -> TaskFamily:
+    """Each gradient entry is dropped at random, and what is kept is divided by `keep`: unbiased.
+
+    Args:
+      family: what is augmented.
+      keep: probability that an entry is kept.
+
+    Returns:
+      A family with the same cfg. Its gradients can be taken in reverse mode only.
+    """
+
+    def change(grads, key):
+        leaves, tree = jax.tree.flatten(grads)
+        kept = []
+        for leaf, leaf_key in zip(leaves, jax.random.split(key, len(leaves)), strict=True):
+            mask = jax.random.bernoulli(leaf_key, keep, (leaf.size,)).reshape(leaf.shape)
+            kept.append(jnp.where(mask, leaf / keep, 0).astype(leaf.dtype))
+        return jax.tree.unflatten(tree, kept)
+
+    return _change_gradient(family, change)
+
+
+def normalised_gradient(family: TaskFamily) -> TaskFamily:
+    """Gradients divided by their global norm, so that only their direction is left.
+
+    Args:
+      family: what is augmented.
+
+    Returns:
+      A family with the same cfg. Its gradients can be taken in reverse mode only.
+    """
+
+    def change(grads, key):
+        squares = [jnp.sum(leaf.astype(jnp.float32) ** 2) for leaf in jax.tree.leaves(grads)]
+        norm = jnp.sqrt(sum(squares, jnp.float32(0)) + 1e-20)
+        return jax.tree.map(lambda g: (g / norm).astype(g.dtype), grads)
+
+    return _change_gradient(family, change)
+
+
+AUGMENTATIONS: dict[str, Callable[..., TaskFamily]] = {
+    "average_batches": average_batches,
+    "bfloat16": bfloat16,
+    "gradient_noise": gradient_noise,
+    "gradient_subsampling": gradient_subsampling,
+    "label_noise": label_noise,
+    "normalised_gradient": normalised_gradient,
+    "reduced_batch": reduced_batch,
+    "reparameterise": reparameterise,
+    "scale_loss": scale_loss,
+}
+
+
+def augment(family: TaskFamily, specs: Sequence[Mapping[str, Any]]) -> TaskFamily:
+    """Applies augmentations in order; the last one is what the optimizer sees first."""
+    for spec in specs:
+        options = dict(spec)
+        family = AUGMENTATIONS[options.pop("name")](family, **options)
+    return family

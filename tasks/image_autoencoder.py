@@ -1,0 +1,42 @@
+"""Autoencoders of small images."""
+
+import jax
+import jax.numpy as jnp
+
+from tasks import datasets as datasets_lib
+from tasks import networks, supervised
+from tasks.base import TaskFamily
+from tasks.networks import Activation, PositiveInt, Range, Widths
+
+
+def image_autoencoder(
+    *,
+    datasets: tuple[str, ...] = ("digits",),
+    hidden: Widths = (32,),
+    latent: PositiveInt = 16,
+    activation: Activation = "relu",
+    batch_size: PositiveInt = 64,
+    initial_scale: Range = 1.0,
+) -> TaskFamily:
+    """An MLP autoencoder, `loss = mean over pixels of (decode(encode(x)) - x)^2`.
+
+    Args:
+      datasets: names as in `tasks.datasets.load`, of one example shape; a task draws one.
+      hidden: widths of the encoder's hidden layers; the decoder mirrors them.
+      latent: width of the code.
+      activation: after every hidden layer; the code and the output are linear.
+      batch_size: rows of a minibatch.
+      initial_scale: factor on the initial matrices, a number or a log-uniform range.
+
+    Returns:
+      A family with cfg {"dataset": i32[], "scale": f32[]}.
+    """
+
+    def loss(x: jax.Array, y: jax.Array) -> jax.Array:
+        x = x.reshape(len(x), -1)
+        code = networks.mlp(x, hidden, latent, activation, name="encoder")
+        output = networks.mlp(code, hidden[::-1], x.shape[-1], activation, name="decoder")
+        return jnp.mean((output - x) ** 2)
+
+    stack = datasets_lib.stack(datasets)
+    return supervised.modelled(loss, stack, batch_size=batch_size, initial_scale=initial_scale)

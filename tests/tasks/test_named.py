@@ -1,0 +1,29 @@
+import jax
+import numpy as np
+import pytest
+
+import tasks
+from tasks import rings
+from tasks.named import NAMED
+
+
+def test_there_are_at_least_25_families_and_60_named_tasks_that_use_all_of_them():
+    assert len(tasks.TASKS) >= 25 and len(NAMED) >= 60
+    assert {spec["name"] for spec in NAMED.values()} == set(tasks.TASKS)
+    specs = [repr(sorted(spec.items())) for spec in NAMED.values()]
+    assert len(set(specs)) == len(specs)
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_a_named_task_builds_passes_the_check_and_is_not_held_out(name):
+    tasks.check_family(tasks.make(NAMED[name]), name)
+    assert rings.overlap(NAMED[name]) is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMED)
+def test_a_named_task_is_finite_and_training_lowers_it(name, probe):
+    family = tasks.make(NAMED[name])
+    result = probe(family, 0.01, 100)(family.data["train"], jax.random.key(0))
+    assert all(np.isfinite(losses).all() for losses in result.values())
+    assert result["after"].mean() < result["before"].mean()

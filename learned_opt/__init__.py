@@ -3,8 +3,11 @@
 from learned_opt.adafac_mlp import adafac_mlp
 from learned_opt.artefact import Artefact, ArtefactError, load, read, save
 from learned_opt.base import LearnedOptimizer
+from learned_opt.celo2 import celo2
 from learned_opt.hparam import learnable_adam, learnable_sgd, learnable_sgdm
 from learned_opt.mlp import per_param_mlp
+from learned_opt.mlp_nominal import mlp_nominal
+from learned_opt.mulo import elo, mulo
 from learned_opt.residual import residual
 
 LEARNED_OPTIMIZERS = {
@@ -14,6 +17,10 @@ LEARNED_OPTIMIZERS = {
     "per_param_mlp": per_param_mlp,
     "adafac_mlp": adafac_mlp,
     "residual": residual,
+    "mlp_nominal": mlp_nominal,
+    "mulo": mulo,
+    "elo": elo,
+    "celo2": celo2,
 }
 
 __all__ = [
@@ -22,10 +29,14 @@ __all__ = [
     "ArtefactError",
     "LearnedOptimizer",
     "adafac_mlp",
+    "celo2",
+    "elo",
     "learnable_adam",
     "learnable_sgd",
     "learnable_sgdm",
     "load",
+    "mlp_nominal",
+    "mulo",
     "per_param_mlp",
     "read",
     "residual",

@@ -84,15 +84,54 @@ def dense(inputs: int, outputs: int, suffix: str = "", *, scale: float = 1.0) ->
     return w, hk.get_parameter(f"b{suffix}", (outputs,), init=jnp.zeros)
 
 
+# Inputs of VeLO's, Celo's and Celo2's networks.
+HYPER_FEATURES = (
+    "grad",
+    "clipped_grad",
+    "param",
+    "momentum",
+    "rms",
+    "adam",
+    "rsqrt_rms",
+    "factored_grad",
+    "rms_grad",
+    "row",
+    "col",
+    "rsqrt_row",
+    "rsqrt_col",
+    "factored_momentum",
+)
+
+
+def hyper_mlp(
+    tensor: Tensor,
+    sizes: Sequence[int],
+    features: Sequence[str] = HYPER_FEATURES,
+    normaliser: Callable[[jax.Array], jax.Array] = normalise,
+) -> jax.Array:
+    """A Haiku function: an MLP on the HYPER_FEATURES (or the first few) of one tensor, f32[*P, sizes[-1]].
+
+    Its parameters are `w0__0` ... `w0__13`, one for each feature, `b0`, and `w1`, `b1`, ...
+    """
+    init = hk.initializers.TruncatedNormal(1 / fan_in(HYPER_FEATURES, [tensor]) ** 0.5)
+    rows = [channels(name, tensor.acc) for name in features]
+    w = [hk.get_parameter(f"w0__{i}", (n, sizes[0]), init=init) for i, n in enumerate(rows)]
+    layers = [(jnp.concatenate(w), hk.get_parameter("b0", (sizes[0],), init=jnp.zeros))]
+    layers += [dense(sizes[i - 1], sizes[i], str(i)) for i in range(1, len(sizes))]
+    outputs = per_parameter_mlp(features, [tensor], layers, normaliser=normaliser)
+    return outputs.reshape(*tensor.grad.shape, sizes[-1])
+
+
 def fan_in(features: Sequence[str], tensors: Sequence[Tensor], shared: jax.Array | None = None) -> int:
     """The number of inputs of the first layer."""
     per_parameter = sum(channels(name, tensors[0].acc) for name in features)
     return per_parameter + (0 if shared is None else shared.size)
 
 
-def dummy_tensor(decays: Decays) -> Tensor:
-    """A tensor with one element, for the init of a Haiku function."""
-    return Tensor(jnp.zeros([1]), jnp.zeros([1]), init_accumulators(jnp.zeros([1]), decays))
+def dummy_tensor(decays: Decays, shape: tuple[int, ...] = (1,)) -> Tensor:
+    """A tensor for the init of a Haiku function."""
+    zeros = jnp.zeros(shape)
+    return Tensor(zeros, zeros, init_accumulators(zeros, decays))
 
 
 def direction(outputs: jax.Array, exp_mult: float) -> jax.Array:
@@ -101,9 +140,16 @@ def direction(outputs: jax.Array, exp_mult: float) -> jax.Array:
 
 
 def split_like(x: jax.Array, params: Any) -> Any:
-    """Cuts f32[n_1 + ... + n_M] into a tree like `params`, whose M leaves have n_1 ... n_M elements."""
+    """Cuts f32[n_1 + ... + n_M, ...] into a tree like `params`, whose M leaves have n_1 ... n_M elements."""
     leaves, tree = jax.tree.flatten(params)
     ends = list(running_sum(p.size for p in leaves))
+    parts = [x[end - p.size : end] for p, end in zip(leaves, ends, strict=True)]
     return tree.unflatten(
-        [x[end - p.size : end].reshape(p.shape) for p, end in zip(leaves, ends, strict=True)]
+        [part.reshape(p.shape + x.shape[1:]) for part, p in zip(parts, leaves, strict=True)]
     )
+
+
+def tree_like(steps: Sequence[jax.Array], params: Any) -> Any:
+    """One array for each leaf, in the shapes of the leaves: scalars were tensors of shape [1]."""
+    leaves, tree = jax.tree.flatten(params)
+    return tree.unflatten([step.reshape(p.shape) for step, p in zip(steps, leaves, strict=True)])

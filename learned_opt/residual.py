@@ -9,8 +9,9 @@ from annotated_types import Ge, Gt
 
 from learned_opt.adafac_mlp import FEATURES
 from learned_opt.base import LearnedOptimizer
-from learned_opt.features import Decays, fraction_embedding, init_state, observe, time_embedding
-from learned_opt.network import dense, dummy_tensor, fan_in, per_parameter_mlp, split_like
+from learned_opt.blocks import adam_direction, learned_schedule
+from learned_opt.features import FRACTIONS, TIMESCALES, Decays, init_state, observe, time_embedding
+from learned_opt.network import dense, direction, dummy_tensor, fan_in, per_parameter_mlp, split_like
 from learned_opt.transformation import transformation
 
 DECAYS = Decays(momentum=(0.9, 0.99, 0.999), rms=(0.999,), factored=(0.9, 0.99, 0.999))
@@ -62,31 +63,24 @@ def residual(
     net = hk.without_apply_rng(hk.transform(network))
 
     def init(key):
-        time, fraction = time_embedding(jnp.zeros([])), fraction_embedding(jnp.zeros([]), 1)
-        nn = net.init(key, [dummy_tensor(DECAYS)], time)
-        return {"nn": nn, "schedule": jnp.zeros(time.size + fraction.size)}
+        nn = net.init(key, [dummy_tensor(DECAYS)], time_embedding(jnp.zeros([])))
+        return {"nn": nn, "schedule": jnp.zeros(len(TIMESCALES) + len(FRACTIONS))}
 
     def build(theta, num_steps=None):
         def update(grads, state, params, value):
             del value
-            time, fraction = time_embedding(state.count), fraction_embedding(state.count, num_steps)
+            schedule = learned_schedule(theta["schedule"], state.count, num_steps, schedule_limit)
+            time = time_embedding(state.count)
             tensors, state = observe(grads, state, params, DECAYS)
             o = net.apply(theta["nn"], tensors, time)
-            adam = jnp.concatenate([_adam_direction(t, state.count).ravel() for t in tensors])
-            limited = jnp.exp(jnp.clip(o[:, 2], -adam_limit, adam_limit))
-            s = jnp.clip(
-                theta["schedule"] @ jnp.concatenate([time, fraction]), -schedule_limit, schedule_limit
-            )
-            step = initial_lr * jnp.exp(s) * (adam * limited + o[:, 0] * jnp.exp(exp_mult * o[:, 1]))
+            adam = [
+                adam_direction(t, state.count, DECAYS.momentum[0], DECAYS.rms[0]).ravel() for t in tensors
+            ]
+            adam = jnp.concatenate(adam) * jnp.exp(jnp.clip(o[:, 2], -adam_limit, adam_limit))
+            step = initial_lr * schedule * (adam + direction(o, exp_mult))
             return split_like(-step, params), state
 
         init_fn = partial(init_state, decays=DECAYS)
         return transformation("residual", init_fn, update, needs=("params", "num_steps"), num_steps=num_steps)
 
     return LearnedOptimizer(init, build, needs=("num_steps",))
-
-
-def _adam_direction(tensor, count):
-    m = tensor.acc.momentum[..., 0] / (1 - DECAYS.momentum[0] ** count)
-    v = tensor.acc.rms[..., 0] / (1 - DECAYS.rms[0] ** count)
-    return m / (jnp.sqrt(v) + 1e-8)

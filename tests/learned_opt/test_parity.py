@@ -18,6 +18,18 @@ from learned_opt import LEARNED_OPTIMIZERS
 GOLDEN = Path(__file__).parent / "golden"
 SHAPES = {"b": (4,), "k": (2, 3, 4), "s": (), "w": (3, 4)}
 
+STAR = {
+    "step_mult": 0.01,
+    "exp_mult": (0.1, 0.1, 0.1),
+    "nominal_step": 0.001,
+    "weight_decay": 0.1,
+    "nominal_controller": True,
+    "regularization_controller": True,
+    "normalize_blackbox": True,
+    "aggregate_magnitude": True,
+    "aggregate_nominal_magnitude": True,
+}
+
 # golden file -> (architecture, its options, whether theta is filled with `filled` or left at its init)
 CASES = {
     "learnable_sgdm": ("learnable_sgdm", {"initial_lr": 0.01}, False),
@@ -25,6 +37,10 @@ CASES = {
     "mlp_lopt": ("per_param_mlp", {"step_mult": 0.1, "exp_mult": 0.1}, True),
     "adafac_h4": ("adafac_mlp", {"step_mult": 0.1, "exp_mult": 0.1}, True),
     "adafac_h32": ("adafac_mlp", {"hidden": 32, "step_mult": 0.1, "exp_mult": 0.1}, True),
+    "nominal_default": ("mlp_nominal", {"step_mult": 0.1, "exp_mult": (0.1, 0.1, 0.1)}, True),
+    "nominal_star": ("mlp_nominal", STAR, True),
+    "celo2_base": ("celo2", {"orthogonalise": False, "learning_rate": 0.01}, True),
+    "celo2_ns": ("celo2", {"learning_rate": 0.01}, True),
 }
 
 

@@ -1,0 +1,78 @@
+"""Building blocks that learned optimizers are composed of, beside features and networks."""
+
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from learned_opt.features import Tensor, fraction_embedding, rsqrt_rms, time_embedding
+
+# Directions of hand-designed optimizers, for nominal terms: f32[*P] of one tensor.
+NOMINAL = {
+    "SGD": lambda t: t.grad,
+    "SGDM": lambda t: t.acc.momentum[..., -1],
+    "AggMo": lambda t: jnp.mean(t.acc.momentum, -1),
+    "Adam": lambda t: (t.acc.momentum * rsqrt_rms(t))[..., -1],
+    "AdamAggMo": lambda t: jnp.mean(t.acc.momentum * rsqrt_rms(t), -1),
+}
+
+
+def adam_direction(
+    tensor: Tensor, count: jax.Array, beta1: float, beta2: float, eps: float = 1e-8
+) -> jax.Array:
+    """Adam's bias-corrected direction from the first momentum and the last RMS, f32[*P].
+
+    Args:
+      tensor: its accumulators must have the decays beta1 and beta2 there.
+      count: i32[], updates including this one.
+      beta1: decay of the first momentum.
+      beta2: decay of the last RMS.
+      eps: added to the root.
+    """
+    m = tensor.acc.momentum[..., 0] / (1 - beta1**count)
+    v = tensor.acc.rms[..., -1] / (1 - beta2**count)
+    return m / (jnp.sqrt(v) + eps)
+
+
+def learned_schedule(weights: jax.Array, count: jax.Array, num_steps: Any, limit: float) -> jax.Array:
+    """f32[], exp of a linear function (f32[20]) of the time on 11 scales and 9 fractions of T, clipped."""
+    inputs = jnp.concatenate([time_embedding(count), fraction_embedding(count, num_steps)])
+    return jnp.exp(jnp.clip(weights @ inputs, -limit, limit))
+
+
+def clip_gradients(grads: Any, max_norm: float | None) -> Any:
+    """Replaces what is not finite (NaN by 0) and, unless `max_norm` is None, clips by the global norm."""
+    grads = jax.tree.map(jnp.nan_to_num, grads)
+    if max_norm is None:
+        return grads
+    return optax.clip_by_global_norm(max_norm).update(grads, optax.EmptyState())[0]
+
+
+def mu_multipliers(params: Any, hidden_weights: str, hidden_lr_mult: float) -> Any:
+    """The muP multiplier of each leaf: hidden_lr_mult / fan-in for a hidden weight, 1 for the others.
+
+    Args:
+      params: tree of parameters.
+      hidden_weights: regular expression, searched in the leaf's path ("mlp/~/linear_1.w").
+      hidden_lr_mult: the multiplier at fan-in 1. The fan-in is the size of all axes but the last.
+    """
+
+    def multiplier(path, p):
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        hidden = p.ndim >= 2 and re.search(hidden_weights, name)
+        return hidden_lr_mult / (p.size // p.shape[-1]) if hidden else 1.0
+
+    return jax.tree_util.tree_map_with_path(multiplier, params)
+
+
+def newton_schulz(x: jax.Array, steps: int = 5) -> jax.Array:
+    """Nearly the closest semi-orthogonal matrix to each [..., rows, cols], as in Muon (Jordan 2024)."""
+    tall = x.shape[-2] > x.shape[-1]
+    x = jnp.swapaxes(x, -1, -2) if tall else x
+    x = x / (jnp.linalg.norm(x, axis=(-2, -1), keepdims=True) + 1e-8)
+    for _ in range(steps):
+        a = x @ jnp.swapaxes(x, -1, -2)
+        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+    return jnp.swapaxes(x, -1, -2) if tall else x

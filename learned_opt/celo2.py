@@ -1,0 +1,90 @@
+"""Celo2: a per-parameter network whose output is normalised, so that the step's size is set outside."""
+
+from functools import partial
+from typing import Annotated, Literal
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+from annotated_types import Ge, Gt
+
+from learned_opt.base import LearnedOptimizer
+from learned_opt.blocks import adam_direction, clip_gradients, newton_schulz
+from learned_opt.features import Decays, Tensor, init_state, normalise, observe
+from learned_opt.network import HYPER_FEATURES, dummy_tensor, hyper_mlp, tree_like
+from learned_opt.transformation import transformation
+
+DECAYS = Decays(momentum=(0.9, 0.99, 0.999), rms=(0.95,), factored=(0.9, 0.99, 0.999))
+
+
+def celo2(
+    *,
+    hidden: Annotated[int, Ge(1)] = 8,
+    orthogonalise: bool = True,
+    learning_rate: Annotated[float, Gt(0)] = 1e-3,
+    weight_decay: Annotated[float, Ge(0)] = 0.0,
+    vectors: Literal["network", "adamw"] = "network",
+    vector_lr_mult: Annotated[float, Gt(0)] = 1.0,
+    clip_norm: Annotated[float, Gt(0)] | None = None,
+) -> LearnedOptimizer:
+    """Celo2 (Moudgil et al. 2025): `p <- p - learning_rate * (unit_rms(o) + weight_decay * p)`.
+
+    o is the output, for this parameter, of an MLP on 30 normalised features of the gradient's
+    accumulators (for vectors, the first 15); for a matrix, first orthogonalised by Newton and Schulz. As
+    the step always has unit size, neither loss nor horizon enters: rate, schedule and decay are yours.
+    theta (347 meta-parameters at hidden = 8): `ff_mod_stack/~/{w0__0..w0__13,b0,w1,b1,w2,b2}`.
+
+    Args:
+      hidden: width of the two hidden layers.
+      orthogonalise: orthogonalise the step of matrices (Celo2) or not (Celo2-base).
+      learning_rate: > 0. For a schedule, chain optax's `scale_by_schedule` after this.
+      weight_decay: decoupled, multiplied by the learning rate; >= 0.
+      vectors: who steps tensors of rank <= 1: the network, or AdamW (.9, .95) from the same accumulators.
+      vector_lr_mult: AdamW's learning rate over `learning_rate`; > 0. In meta-training Celo2 has 20.
+      clip_norm: clip the gradients by their global norm first; > 0, None for not at all.
+
+    Returns:
+      The learned optimizer. State: 16 bytes a parameter, and 12 for each row and column of a matrix
+      (28 a parameter for vectors).
+
+    Source: celo's scale_by_celo2; with vectors = "adamw" and clip_norm = 1, PyLO's ELO-CELO2. Differs from
+    it in: embeddings are matrices like others (use `optax.multi_transform` to send them elsewhere).
+    """
+    net = hk.without_apply_rng(hk.transform(partial(_network, hidden=hidden)))
+
+    def init(key):
+        return {"ff_mod_stack": net.init(key, dummy_tensor(DECAYS, (1, 1)))}
+
+    def direction(theta, t, count):
+        if t.grad.ndim < 2 and vectors == "adamw":
+            return vector_lr_mult * adam_direction(t, count, DECAYS.momentum[0], DECAYS.rms[0])
+        o = net.apply(theta["ff_mod_stack"], t)[..., 0]
+        if t.grad.ndim >= 2 and orthogonalise:
+            o = newton_schulz(o)
+        return _over_matrices(o[..., None])[..., 0]
+
+    def build(theta, num_steps=None):
+        del num_steps
+
+        def update(grads, state, params, value):
+            del value
+            if clip_norm is not None:
+                grads = clip_gradients(grads, clip_norm)
+            grads = jax.tree.map(lambda g: jnp.clip(g, -1000, 1000), grads)
+            tensors, state = observe(grads, state, params, DECAYS, rms_eps=1e-8)
+            steps = [direction(theta, t, state.count) + weight_decay * t.param for t in tensors]
+            return tree_like([-learning_rate * step for step in steps], params), state
+
+        return transformation("celo2", partial(init_state, decays=DECAYS), update, needs=("params",))
+
+    return LearnedOptimizer(init, build)
+
+
+def _over_matrices(x: jax.Array) -> jax.Array:
+    """Normalised over the last two axes of a tensor with a channel axis behind them."""
+    return normalise(x, range(max(0, x.ndim - 3), x.ndim - 1), eps=1e-9)
+
+
+def _network(t: Tensor, hidden: int) -> jax.Array:
+    features = HYPER_FEATURES if t.grad.ndim >= 2 else HYPER_FEATURES[:9]
+    return hyper_mlp(t, (hidden, hidden, 3), features, _over_matrices)

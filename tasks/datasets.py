@@ -7,6 +7,7 @@ Nothing here needs a network.
 import difflib
 import functools
 import re
+import zipfile
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -56,7 +57,8 @@ def load(name: str) -> Dataset:
 
     Names: digits (x scaled to [0, 1]); breast_cancer, wine, iris, diabetes (x, and the target of
     diabetes, standardised to mean 0 and variance 1 over all rows; iris and wine come sorted by
-    class, so slice them with care); teacher:SEED (see `teacher`); npz:PATH; tfds:NAME. Each with
+    class, so slice them with care); teacher:SEED (see `teacher`); npz:PATH (arrays x
+    and y); tfds:NAME?options (see `tasks.tfds_data`). Each with
     an optional slice of rows: "digits[:1200]", "teacher:3[100:]".
 
     Raises:
@@ -213,9 +215,9 @@ def teacher(
 def _npz(argument: str) -> Dataset:
     """`npz:PATH`: x [rows, ...], y [rows]: integers are class labels, floats are targets."""
     try:
-        with np.load(argument, allow_pickle=False) as arrays:
+        with open(argument, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             x, y = np.asarray(arrays["x"]), np.asarray(arrays["y"])
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
         raise ValueError(
             f"datasets: cannot read arrays x and y from {argument!r}: {str(error).splitlines()[0]}"
         ) from error
@@ -231,6 +233,19 @@ def _npz(argument: str) -> Dataset:
     return Dataset(flat, y.astype(np.int32), int(y.max(initial=0)) + 1, x.shape[1:], source)
 
 
+def _tfds(argument: str) -> Dataset:
+    """`tfds:NAME?options`, see `tasks.tfds_data`."""
+    from tasks import tfds_data
+
+    table = tfds_data.read_table(argument)
+    if table.x.ndim < 2:
+        raise ValueError(f"datasets: tfds:{argument} has single numbers as examples; say ?input=NAME")
+    flat = table.x.reshape(len(table.x), -1).astype(np.float32)
+    if table.num_classes:
+        return Dataset(flat, table.y.astype(np.int32), table.num_classes, table.x.shape[1:], table.source)
+    return Dataset(flat, standardised(table.y), 0, table.x.shape[1:], table.source)
+
+
 LOADERS: dict[str, Callable[[str], Dataset]] = {
     "digits": _sklearn,
     "breast_cancer": _sklearn,
@@ -241,4 +256,5 @@ LOADERS: dict[str, Callable[[str], Dataset]] = {
 ARGUMENT_LOADERS: dict[str, Callable[[str], Dataset]] = {
     "teacher": teacher,
     "npz": _npz,
+    "tfds": _tfds,
 }

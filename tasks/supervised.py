@@ -6,6 +6,7 @@ from typing import Any, Literal
 import haiku as hk
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from tasks import datasets as datasets_lib
 from tasks.base import Task, TaskFamily
@@ -89,7 +90,7 @@ def classification(
     if not classes:
         raise ValueError(f"datasets: {list(datasets)} are regression data, classes are needed")
     net = hk.without_apply_rng(hk.transform(lambda x: network(x, classes)))
-    example = jnp.zeros((1, *stack.shape), jnp.float32)
+    example = np.zeros((1, *stack.shape), np.float32)
 
     def sample(key):
         key_set, key_labels, key_scale = jax.random.split(key, 3)

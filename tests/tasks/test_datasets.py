@@ -114,3 +114,36 @@ def test_nan_and_labels_out_of_range_are_refused_with_the_row():
 def test_loaded_arrays_cannot_be_written_to():
     with pytest.raises(ValueError, match="read-only"):
         datasets.load("iris").x[0] = 1
+
+
+def test_an_npz_file_gives_classes_for_integers_and_targets_for_floats(tmp_path):
+    x = np.random.RandomState(0).standard_normal((20, 4, 3))
+    np.savez(tmp_path / "c.npz", x=x, y=np.arange(20) % 3)
+    np.savez(tmp_path / "r.npz", x=x, y=np.linspace(0, 1, 20))
+    classes, targets = (datasets.load(f"npz:{tmp_path}/{name}.npz") for name in "cr")
+    assert classes.num_classes == 3 and targets.num_classes == 0
+    assert classes.shape == (4, 3) and classes.x.shape == (20, 12)
+    np.testing.assert_allclose(targets.y, np.linspace(0, 1, 20), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"x": np.zeros((3, 2))}, "cannot read arrays x and y"),
+        ({"x": np.zeros(3), "y": np.zeros(3)}, "must hold numbers x"),
+        ({"x": np.zeros((3, 2)), "y": np.array(["a", "b", "c"])}, "must hold numbers x"),
+        ({"x": np.full((3, 2), np.nan), "y": np.zeros(3)}, "NaN or infinity, first in row 0"),
+        ({"x": np.zeros((3, 2)), "y": np.zeros(2)}, r"\(3, 2\), \(2,\)"),
+        (b"not a zip file", "cannot read arrays"),
+        (None, "cannot read arrays x and y from .*No such file"),
+    ],
+)
+def test_an_npz_file_that_does_not_fit_is_refused_in_one_line(tmp_path, arrays, words):
+    path = tmp_path / "data.npz"
+    if isinstance(arrays, bytes):
+        path.write_bytes(arrays)
+    elif arrays is not None:
+        np.savez(path, **arrays)
+    with pytest.raises(ValueError, match=f"^datasets: .*{words}") as error:
+        datasets.load(f"npz:{path}")
+    assert "\n" not in str(error.value)

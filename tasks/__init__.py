@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from tasks.augment import AUGMENTATIONS, augment
 from tasks.base import Task, TaskFamily, fixed
 from tasks.char_rnn import char_rnn
 from tasks.check import check_family
@@ -71,12 +72,14 @@ TASKS: dict[str, Callable[..., TaskFamily]] = {
 
 
 def make(spec: Mapping[str, Any]) -> TaskFamily:
-    """The family of a spec, {"name": a key of TASKS, option: value, ...}.
+    """The family of a spec, {"name": a key of TASKS, option: value, ..., "augment": [specs]}.
 
-    Checks no types: that is the work of whoever reads specs from files.
+    "augment" is optional, a list of {"name": a key of AUGMENTATIONS, option: value, ...} applied in
+    order. Checks no types: that is the work of whoever reads specs from files.
     """
     options = dict(spec)
-    return TASKS[options.pop("name")](**options)
+    augmentations = options.pop("augment", ())
+    return augment(TASKS[options.pop("name")](**options), augmentations)
 
 
-__all__ = ["TASKS", "Task", "TaskFamily", "check_family", "fixed", "make"]
+__all__ = ["AUGMENTATIONS", "TASKS", "Task", "TaskFamily", "augment", "check_family", "fixed", "make"]

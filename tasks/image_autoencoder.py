@@ -11,7 +11,7 @@ from tasks.networks import Activation, PositiveInt, Range, Widths
 
 def image_autoencoder(
     *,
-    datasets: tuple[str, ...] = ("digits",),
+    datasets: tuple[str, ...] = ("digits[:1200]",),
     hidden: Widths = (32,),
     latent: PositiveInt = 16,
     activation: Activation = "relu",

@@ -15,7 +15,7 @@ from tasks.networks import Activation, Positive, Range, Widths
 
 def image_contrastive(
     *,
-    datasets: tuple[str, ...] = ("digits",),
+    datasets: tuple[str, ...] = ("digits[:1200]",),
     hidden: Widths = (32,),
     embedding: Annotated[int, at.Ge(1)] = 16,
     activation: Activation = "relu",

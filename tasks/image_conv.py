@@ -12,7 +12,7 @@ from tasks.networks import ACTIVATIONS, Activation, PositiveInt, Range, Widths
 
 def image_conv(
     *,
-    datasets: tuple[str, ...] = ("digits",),
+    datasets: tuple[str, ...] = ("digits[:1200]",),
     channels: Widths = (8, 16),
     kernel: Annotated[int, at.Interval(ge=1, le=7)] = 3,
     activation: Activation = "relu",

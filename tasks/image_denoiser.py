@@ -12,7 +12,7 @@ from tasks.networks import Activation, PositiveInt, Range, Widths
 
 def image_denoiser(
     *,
-    datasets: tuple[str, ...] = ("digits",),
+    datasets: tuple[str, ...] = ("digits[:1200]",),
     hidden: Widths = (64,),
     activation: Activation = "silu",
     batch_size: PositiveInt = 64,

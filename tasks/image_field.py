@@ -14,7 +14,7 @@ from tasks.networks import Positive, PositiveInt, Widths
 
 def image_field(
     *,
-    datasets: tuple[str, ...] = ("digits",),
+    datasets: tuple[str, ...] = ("digits[:1200]",),
     hidden: Widths = (32, 32),
     frequency: Positive = 3.0,
     batch_size: PositiveInt = 32,

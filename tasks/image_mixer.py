@@ -10,7 +10,7 @@ from tasks.networks import PositiveInt, Range
 
 def image_mixer(
     *,
-    datasets: tuple[str, ...] = ("digits",),
+    datasets: tuple[str, ...] = ("digits[:1200]",),
     patch: PositiveInt = 2,
     width: PositiveInt = 16,
     depth: PositiveInt = 1,

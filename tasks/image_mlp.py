@@ -11,7 +11,7 @@ from tasks.networks import Activation, PositiveInt, Range, Widths
 
 def image_mlp(
     *,
-    datasets: tuple[str, ...] = ("digits",),
+    datasets: tuple[str, ...] = ("digits[:1200]",),
     hidden: Widths = (32,),
     activation: Activation = "relu",
     norm: Literal["none", "layer"] = "none",

@@ -9,7 +9,7 @@ from tasks.networks import ACTIVATIONS, Activation, PositiveInt, Range, Widths
 
 def image_resnet(
     *,
-    datasets: tuple[str, ...] = ("digits",),
+    datasets: tuple[str, ...] = ("digits[:1200]",),
     channels: Widths = (8, 16),
     blocks: PositiveInt = 1,
     activation: Activation = "relu",

@@ -12,7 +12,7 @@ from tasks.networks import Activation, NonNegative, PositiveInt, Range, Widths
 
 def image_vae(
     *,
-    datasets: tuple[str, ...] = ("digits",),
+    datasets: tuple[str, ...] = ("digits[:1200]",),
     hidden: Widths = (32,),
     latent: PositiveInt = 8,
     activation: Activation = "relu",

@@ -1,12 +1,13 @@
 """Frozen evaluation tasks: never trained on, never changed. A new version gets a new number.
 
-Teacher seeds from RESERVED_SEEDS on belong to evaluation alone.
+Teacher seeds from RESERVED_SEEDS on, and digits from RESERVED_ROWS on, belong to evaluation alone.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 VERSION = 1
+RESERVED_ROWS = 1200  # `digits` from this row on is for evaluation only
 RESERVED_SEEDS = 9000  # `teacher:SEED` and `markov:SEED` with SEED >= this are for evaluation only
 
 Spec = dict[str, Any]
@@ -26,17 +27,92 @@ HELD_OUT: dict[str, Spec] = {
 }
 
 
+DIGITS = ("digits[1200:]",)
+
+# Same family as the usual meta-training tasks: data and labels that it never saw.
+RING_A: dict[str, Spec] = {
+    "digits_rest": {"name": "image_mlp", "datasets": DIGITS, "permute_labels": True},
+    "teacher_a": {"name": "image_mlp", "datasets": ("teacher:9101",)},
+    "teacher_b": {"name": "image_mlp", "datasets": ("teacher:9102",)},
+    "digits_and_teacher": {
+        "name": "image_mlp",
+        "datasets": ("digits[1200:]", "teacher:9103[:597]"),
+        "permute_labels": True,
+    },
+}
+
+# Other architectures and objectives.
+RING_B: dict[str, Spec] = {
+    "mlp_64_64_tanh": {"name": "image_mlp", "datasets": DIGITS, "hidden": (64, 64), "activation": "tanh"},
+    "mlp_128": {"name": "image_mlp", "datasets": ("teacher:9201",), "hidden": (128,)},
+    "mlp_layer_norm": {
+        "name": "image_mlp",
+        "datasets": ("teacher:9202",),
+        "hidden": (32, 32),
+        "norm": "layer",
+    },
+    "autoencoder": {"name": "image_autoencoder", "datasets": DIGITS, "hidden": (32,), "latent": 16},
+    "conv": {"name": "image_conv", "datasets": DIGITS},
+    "char_rnn": {"name": "char_rnn", "texts": ("markov:9201",), "core": "vanilla"},
+    "batch_8": {"name": "image_mlp", "datasets": ("teacher:9203",), "batch_size": 8},
+    "batch_512": {"name": "image_mlp", "datasets": ("teacher:9203",), "batch_size": 512},
+    "bfloat16": {"name": "image_mlp", "datasets": ("teacher:9204",), "augment": ({"name": "bfloat16"},)},
+}
+
+# Scale: for an accelerator.
+RING_C: dict[str, Spec] = {
+    "mlp_1024x3": {"name": "image_mlp", "datasets": ("teacher:9301",), "hidden": (1024, 1024, 1024)},
+    "resnet": {"name": "image_resnet", "datasets": DIGITS, "channels": (32, 64, 128), "blocks": 2},
+    "transformer_128": {
+        "name": "transformer_lm",
+        "texts": ("markov:9301",),
+        "width": 128,
+        "depth": 2,
+        "heads": 4,
+        "length": 64,
+        "batch_size": 16,
+    },
+    **{
+        f"width_{width}": {"name": "image_mlp", "datasets": ("teacher:9302",), "hidden": (width, width)}
+        for width in (128, 512, 2048, 4096)
+    },
+}
+
+# Known answers: the minimum is 0, or 0 on average.
+SANITY: dict[str, Spec] = {
+    "quadratic_10": {"name": "quadratic", "dim": 10, "condition_number": 1000.0},
+    "quadratic_100": {"name": "quadratic", "dim": 100, "condition_number": 1000.0},
+    "quadratic_noisy": {"name": "quadratic", "dim": 10, "condition_number": 10.0, "noise": 0.1},
+    "rosenbrock": {"name": "classic_function", "function": "rosenbrock", "dim": 2},
+}
+
+RINGS: dict[str, dict[str, Spec]] = {
+    "held_out": HELD_OUT,
+    "A": RING_A,
+    "B": RING_B,
+    "C": RING_C,
+    "sanity": SANITY,
+}
+
+
 def overlap(spec: Mapping[str, Any]) -> str | None:
-    """Why a training spec must not be used, in words; None if it touches nothing that is held out."""
-    for name in spec.get("datasets", ()):
-        kind, _, rest = str(name).partition(":")
-        seed = rest.partition("[")[0]
+    """Why a training spec must not be used, in words; None if it touches nothing that is held out.
+
+    Architectures may be trained on; data that are reserved, and the very tasks of a ring, may not.
+    """
+    for name in (*spec.get("datasets", ()), *spec.get("texts", ())):
+        base, _, rows = str(name).partition("[")
+        kind, _, seed = base.partition(":")
         if kind in ("teacher", "markov") and seed.isdecimal() and int(seed) >= RESERVED_SEEDS:
-            return f"data set {name!r} is reserved for evaluation (seeds from {RESERVED_SEEDS} on)"
+            return f"{name!r} is reserved for evaluation (seeds from {RESERVED_SEEDS} on)"
+        stop = rows.rstrip("]").partition(":")[2]
+        if base == "digits" and (not stop.isdecimal() or int(stop) > RESERVED_ROWS):
+            return f"{name!r} holds rows reserved for evaluation; use 'digits[:{RESERVED_ROWS}]'"
     plain = _canonical(spec)
-    for name, held_out in HELD_OUT.items():
-        if plain == _canonical(held_out):
-            return f"it is the held-out task {name!r}"
+    for ring, members in RINGS.items():
+        for name, held_out in members.items():
+            if plain == _canonical(held_out):
+                return f"it is task {name!r} of evaluation ring {ring!r}"
     return None
 
 

@@ -3,12 +3,14 @@
 from learned_opt.adafac_mlp import adafac_mlp
 from learned_opt.artefact import Artefact, ArtefactError, load, read, save
 from learned_opt.base import LearnedOptimizer
+from learned_opt.celo import celo
 from learned_opt.celo2 import celo2
 from learned_opt.hparam import learnable_adam, learnable_sgd, learnable_sgdm
 from learned_opt.mlp import per_param_mlp
 from learned_opt.mlp_nominal import mlp_nominal
 from learned_opt.mulo import elo, mulo
 from learned_opt.residual import residual
+from learned_opt.velo import velo
 
 LEARNED_OPTIMIZERS = {
     "learnable_sgd": learnable_sgd,
@@ -20,6 +22,8 @@ LEARNED_OPTIMIZERS = {
     "mlp_nominal": mlp_nominal,
     "mulo": mulo,
     "elo": elo,
+    "velo": velo,
+    "celo": celo,
     "celo2": celo2,
 }
 
@@ -29,6 +33,7 @@ __all__ = [
     "ArtefactError",
     "LearnedOptimizer",
     "adafac_mlp",
+    "celo",
     "celo2",
     "elo",
     "learnable_adam",
@@ -41,4 +46,5 @@ __all__ = [
     "read",
     "residual",
     "save",
+    "velo",
 ]

@@ -33,7 +33,8 @@ def adam_direction(
     """
     m = tensor.acc.momentum[..., 0] / (1 - beta1**count)
     v = tensor.acc.rms[..., -1] / (1 - beta2**count)
-    return m / (jnp.sqrt(v) + eps)
+    # The floor keeps the meta-gradient finite where g is 0, the derivative of the root at 0 being infinite.
+    return m / (jnp.sqrt(jnp.maximum(v, 1e-30)) + eps)
 
 
 def learned_schedule(weights: jax.Array, count: jax.Array, num_steps: Any, limit: float) -> jax.Array:

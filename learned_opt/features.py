@@ -177,7 +177,10 @@ def _factored_grad(t: Tensor) -> jax.Array:
 
 
 def _factored_momentum(t: Tensor) -> jax.Array:
-    return t.acc.momentum * (rsqrt(t.acc.row + t.diag_eps) if _is_vector(t) else preconditioner(t))
+    if not _is_vector(t):
+        return t.acc.momentum * preconditioner(t)
+    # The floor keeps the meta-gradient finite where g is 0 and diag_eps too.
+    return t.acc.momentum * rsqrt(jnp.maximum(t.acc.row, 1e-24) + t.diag_eps)
 
 
 def rsqrt_rms(t: Tensor) -> jax.Array:

@@ -9,35 +9,11 @@ from annotated_types import Ge, Gt
 
 from learned_opt.base import LearnedOptimizer
 from learned_opt.features import Decays, init_state, observe, time_embedding
-from learned_opt.network import dense, direction, dummy_tensor, fan_in, per_parameter_mlp, split_like
+from learned_opt.network import HaikuMLP, direction, dummy_tensor, split_like
 from learned_opt.transformation import transformation
 
 FEATURES = ("grad", "param", "momentum")
 DECAYS = Decays(momentum=(0.1, 0.5, 0.9, 0.99, 0.999, 0.9999))
-
-
-class _Dense(hk.Module):
-    def __init__(self, size, name):
-        super().__init__(name)
-        self.size = size
-
-    def __call__(self, inputs):
-        return dense(inputs, self.size)
-
-
-class _MLP(hk.Module):
-    """Haiku's MLP (and its parameter names), applied by `per_parameter_mlp`."""
-
-    def __init__(self, hidden, num_hidden):
-        super().__init__("mlp")
-        self.layers = [_Dense(size, f"linear_{i}") for i, size in enumerate([hidden] * num_hidden + [2])]
-
-    def __call__(self, tensors, shared):
-        inputs, layers = fan_in(FEATURES, tensors, shared), []
-        for layer in self.layers:
-            layers.append(layer(inputs))
-            inputs = layer.size
-        return per_parameter_mlp(FEATURES, tensors, layers, shared)
 
 
 def per_param_mlp(
@@ -65,9 +41,8 @@ def per_param_mlp(
 
     Source: MLPLOpt of google/learned_optimization. Differs from it in: nothing.
     """
-    net = hk.without_apply_rng(
-        hk.transform(lambda tensors, shared: _MLP(hidden, num_hidden)(tensors, shared))
-    )
+    sizes = [hidden] * num_hidden + [2]
+    net = hk.without_apply_rng(hk.transform(lambda *inputs: HaikuMLP(FEATURES, sizes)(*inputs)))
 
     def init(key):
         return net.init(key, [dummy_tensor(DECAYS)], time_embedding(jnp.zeros([])))

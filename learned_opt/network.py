@@ -26,7 +26,8 @@ def per_parameter_mlp(
       features: names in FEATURES, in the order of the first layer's weights; normalised tensor by tensor.
       tensors: M tensors of n_1 ... n_M elements.
       layers: the first takes the features, then `shared`.
-      shared: f32[S], inputs equal for all parameters; they cost nothing, as they only move the first bias.
+      shared: f32[S], inputs equal for all parameters, or f32[M, S], for those of a tensor; they cost
+        nothing, as they only move the first bias.
       normaliser: applied to each feature of each tensor.
 
     Returns:
@@ -36,6 +37,10 @@ def per_parameter_mlp(
     size = fan_in(features, tensors)
     if shared is not None:
         b = b + shared @ w[size:]
+    if b.ndim == 2:
+        b = jnp.concatenate(
+            [jnp.broadcast_to(b[i], (t.grad.size, w.shape[1])) for i, t in enumerate(tensors)]
+        )
     x = first_layer(features, tensors, w[:size], normaliser) + b
     for w, b in layers:
         x = jax.nn.relu(x) @ w + b
@@ -84,6 +89,32 @@ def dense(inputs: int, outputs: int, suffix: str = "", *, scale: float = 1.0) ->
     return w, hk.get_parameter(f"b{suffix}", (outputs,), init=jnp.zeros)
 
 
+class HaikuMLP(hk.Module):
+    """`per_parameter_mlp` with the parameter names of Haiku's MLP: `mlp/~/linear_0` and so on."""
+
+    def __init__(self, features: Sequence[str], sizes: Sequence[int]):
+        super().__init__("mlp")
+        self.features = features
+        self.layers = [_Dense(size, f"linear_{i}") for i, size in enumerate(sizes)]
+
+    def __call__(self, tensors: Sequence[Tensor], shared: jax.Array | None = None) -> jax.Array:
+        """As `per_parameter_mlp`, f32[n_1 + ... + n_M, sizes[-1]]."""
+        inputs, layers = fan_in(self.features, tensors, shared), []
+        for layer in self.layers:
+            layers.append(layer(inputs))
+            inputs = layer.size
+        return per_parameter_mlp(self.features, tensors, layers, shared)
+
+
+class _Dense(hk.Module):
+    def __init__(self, size, name):
+        super().__init__(name)
+        self.size = size
+
+    def __call__(self, inputs):
+        return dense(inputs, self.size)
+
+
 # Inputs of VeLO's, Celo's and Celo2's networks.
 HYPER_FEATURES = (
     "grad",
@@ -125,7 +156,7 @@ def hyper_mlp(
 def fan_in(features: Sequence[str], tensors: Sequence[Tensor], shared: jax.Array | None = None) -> int:
     """The number of inputs of the first layer."""
     per_parameter = sum(channels(name, tensors[0].acc) for name in features)
-    return per_parameter + (0 if shared is None else shared.size)
+    return per_parameter + (0 if shared is None else shared.shape[-1])
 
 
 def dummy_tensor(decays: Decays, shape: tuple[int, ...] = (1,)) -> Tensor:

@@ -29,6 +29,7 @@ STAR = {
     "aggregate_magnitude": True,
     "aggregate_nominal_magnitude": True,
 }
+VELO = {"lstm_hidden": 8, "bank": 4, "step_mult": 0.003, "exp_mult": 0.1}
 
 # golden file -> (architecture, its options, whether theta is filled with `filled` or left at its init)
 CASES = {
@@ -41,6 +42,10 @@ CASES = {
     "nominal_star": ("mlp_nominal", STAR, True),
     "celo2_base": ("celo2", {"orthogonalise": False, "learning_rate": 0.01}, True),
     "celo2_ns": ("celo2", {"learning_rate": 0.01}, True),
+    "hyperv2_small": ("velo", VELO, True),
+    "hyperv2_small_buggedloss": ("velo", {**VELO, "bugged_loss_features": True}, True),
+    "celo_phase1": ("celo", {"phase": 1, "lstm_hidden": 8, "step_mult": 0.1, "exp_mult": 0.1}, True),
+    "celo_phase2": ("celo", {"phase": 2, "lstm_hidden": 8, "step_mult": 1.0, "exp_mult": 0.1}, True),
 }
 
 

@@ -111,7 +111,7 @@ def evaluate(
 
     Args:
       build: a learned optimizer's `build`, `(theta, num_steps) -> optax.GradientTransformation`.
-      theta: its meta-parameters.
+      theta: its meta-parameters, a pytree with at least one leaf.
       families: label -> held-out family.
       settings: None for the defaults.
       cache: directory of tuned baselines, see `tuned_adam`.

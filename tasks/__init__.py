@@ -25,6 +25,7 @@ from tasks.logistic_regression import logistic_regression
 from tasks.matrix_factorization import matrix_factorization
 from tasks.memory_rnn import memory_rnn
 from tasks.mlp_lm import mlp_lm
+from tasks.named import NAMED, expand
 from tasks.normalizing_flow import normalizing_flow
 from tasks.optimizer_in_loop import optimizer_in_loop
 from tasks.pendulum_policy import pendulum_policy
@@ -72,14 +73,25 @@ TASKS: dict[str, Callable[..., TaskFamily]] = {
 
 
 def make(spec: Mapping[str, Any]) -> TaskFamily:
-    """The family of a spec, {"name": a key of TASKS, option: value, ..., "augment": [specs]}.
+    """The family of a spec, {"name": a key of TASKS or NAMED, option: value, ..., "augment": [specs]}.
 
     "augment" is optional, a list of {"name": a key of AUGMENTATIONS, option: value, ...} applied in
     order. Checks no types: that is the work of whoever reads specs from files.
     """
-    options = dict(spec)
+    options = expand(spec)
     augmentations = options.pop("augment", ())
     return augment(TASKS[options.pop("name")](**options), augmentations)
 
 
-__all__ = ["AUGMENTATIONS", "TASKS", "Task", "TaskFamily", "augment", "check_family", "fixed", "make"]
+__all__ = [
+    "AUGMENTATIONS",
+    "NAMED",
+    "TASKS",
+    "Task",
+    "TaskFamily",
+    "augment",
+    "check_family",
+    "expand",
+    "fixed",
+    "make",
+]

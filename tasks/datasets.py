@@ -9,10 +9,13 @@ import functools
 import re
 import zipfile
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import numpy as np
+
+if TYPE_CHECKING:
+    from tasks import tfds_data
 
 VALID_EVERY = 5  # row i of the (sliced) data set is in "valid" where i % 5 == 4, else in "train"
 
@@ -58,7 +61,7 @@ def load(name: str) -> Dataset:
     Names: digits (x scaled to [0, 1]); breast_cancer, wine, iris, diabetes (x, and the target of
     diabetes, standardised to mean 0 and variance 1 over all rows; iris and wine come sorted by
     class, so slice them with care); teacher:SEED (see `teacher`); npz:PATH (arrays x
-    and y); tfds:NAME?options (see `tasks.tfds_data`). Each with
+    and y); tfds:NAME?options (see `tasks.tfds_data`); hf:PATH?options (see `tasks.hf_data`). Each with
     an optional slice of rows: "digits[:1200]", "teacher:3[100:]".
 
     Raises:
@@ -237,9 +240,19 @@ def _tfds(argument: str) -> Dataset:
     """`tfds:NAME?options`, see `tasks.tfds_data`."""
     from tasks import tfds_data
 
-    table = tfds_data.read_table(argument)
+    return _from_table(tfds_data.read_table(argument), f"tfds:{argument}")
+
+
+def _hf(argument: str) -> Dataset:
+    """`hf:PATH?options`, see `tasks.hf_data`."""
+    from tasks import hf_data
+
+    return _from_table(hf_data.read_table(argument), f"hf:{argument}")
+
+
+def _from_table(table: "tfds_data.Table", name: str) -> Dataset:
     if table.x.ndim < 2:
-        raise ValueError(f"datasets: tfds:{argument} has single numbers as examples; say ?input=NAME")
+        raise ValueError(f"datasets: {name} has single numbers as examples; say ?input=NAME")
     flat = table.x.reshape(len(table.x), -1).astype(np.float32)
     if table.num_classes:
         return Dataset(flat, table.y.astype(np.int32), table.num_classes, table.x.shape[1:], table.source)
@@ -257,4 +270,5 @@ ARGUMENT_LOADERS: dict[str, Callable[[str], Dataset]] = {
     "teacher": teacher,
     "npz": _npz,
     "tfds": _tfds,
+    "hf": _hf,
 }

@@ -1,5 +1,6 @@
 """Named tasks: what to write in a config instead of options. None of them is held out (`tasks.rings`)."""
 
+from collections.abc import Mapping
 from typing import Any
 
 DIGITS = ("digits[:1200]",)
@@ -104,3 +105,9 @@ NAMED: dict[str, dict[str, Any]] = {
     "optimizer_10": {"name": "optimizer_in_loop"},
     "optimizer_20_ill": {"name": "optimizer_in_loop", "steps": 20, "condition_number": (1.0, 100.0)},
 }
+
+
+def expand(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The spec with a named task replaced by its family and options; options of the spec prevail."""
+    named = NAMED.get(spec.get("name", ""))
+    return dict(spec) if named is None else {**named, **{k: v for k, v in spec.items() if k != "name"}}

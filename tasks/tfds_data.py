@@ -65,19 +65,24 @@ def read_table(argument: str) -> Table:
     def compute() -> dict[str, np.ndarray]:
         xs, ys = [], []
         for row in _rows(builder, options):
-            xs.append(_example([row[column] for column in x_names], options))
+            xs.append(example([row[column] for column in x_names], options))
             ys.append(row[y_name])
         return {"x": np.stack(xs), "y": np.asarray(ys)}
 
     arrays = cached(builder, options, compute)
-    x, y = arrays["x"], arrays["y"]
+    source = f"TFDS {builder.info.full_name}, {options.split}"
+    return finish(arrays["x"], arrays["y"], num_classes, options, source)
+
+
+def finish(x: np.ndarray, y: np.ndarray, num_classes: int, options: Options, source: str) -> Table:
+    """Standardises x if asked, and counts the classes of integer labels where nobody says how many."""
     if options.standardise:
         flat = x.reshape(len(x), -1).astype(np.float64)
         std = flat.std(0)
         x = ((flat - flat.mean(0)) / np.where(std > 0, std, 1)).astype(np.float32).reshape(x.shape)
     if y.dtype.kind in "iu" and not num_classes:
         num_classes = int(y.max()) + 1
-    return Table(x, y, num_classes, f"TFDS {builder.info.full_name}, {options.split}")
+    return Table(x, y, num_classes, source)
 
 
 def read_text(argument: str) -> tuple[bytes, str]:
@@ -104,7 +109,7 @@ def read_text(argument: str) -> tuple[bytes, str]:
     return content, f"TFDS {builder.info.full_name}, {options.split}, {column}"
 
 
-def parse(argument: str) -> tuple[str, Options]:
+def parse(argument: str, kind: str = "tfds") -> tuple[str, Options]:
     """`NAME?split=train&size=8` -> name and options; ValueError for an option that does not exist."""
     name, _, query = argument.partition("?")
     options = {}
@@ -114,10 +119,12 @@ def parse(argument: str) -> tuple[str, Options]:
             near = difflib.get_close_matches(key, Options._fields, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise ValueError(
-                f"datasets: tfds:{name} has no option {key!r}{hint} (allowed: {', '.join(Options._fields)})"
+                f"datasets: {kind}:{name} has no option {key!r}{hint} (allowed: {', '.join(Options._fields)})"
             )
         if isinstance(Options._field_defaults[key], int) and not value.isdecimal():
-            raise ValueError(f"datasets: option {key} of tfds:{name} must be an integer >= 0, got {value!r}")
+            raise ValueError(
+                f"datasets: option {key} of {kind}:{name} must be an integer >= 0, got {value!r}"
+            )
         options[key] = int(value) if isinstance(Options._field_defaults[key], int) else value
     return name, Options(**options)
 
@@ -225,7 +232,7 @@ def _names(features: Any) -> str:
     return ", ".join(f"{key} ({type(features[key]).__name__})" for key in features)
 
 
-def _example(values: list[Any], options: Options) -> np.ndarray:
+def example(values: list[Any], options: Options) -> np.ndarray:
     """One x: an image [H, W, C] in [0, 1], or a vector."""
     if len(values) > 1:
         return np.concatenate([np.ravel(np.asarray(value, np.float32)) for value in values])

@@ -27,3 +27,11 @@ def test_a_named_task_is_finite_and_training_lowers_it(name, probe):
     result = probe(family, 0.01, 100)(family.data["train"], jax.random.key(0))
     assert all(np.isfinite(losses).all() for losses in result.values())
     assert result["after"].mean() < result["before"].mean()
+
+
+def test_a_named_task_can_be_made_by_name_and_its_options_overridden():
+    assert tasks.expand({"name": "digits_mlp_128"}) == NAMED["digits_mlp_128"]
+    assert tasks.expand({"name": "digits_mlp_128", "batch_size": 4})["batch_size"] == 4
+    family = tasks.make({"name": "digits_mlp_128", "hidden": (3,)})
+    init = family.task(family.sample(jax.random.key(0))).init
+    assert jax.eval_shape(init, jax.random.key(0))["linear_0"]["w"].shape == (64, 3)

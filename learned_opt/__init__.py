@@ -9,7 +9,9 @@ from learned_opt.hparam import learnable_adam, learnable_sgd, learnable_sgdm
 from learned_opt.mlp import per_param_mlp
 from learned_opt.mlp_nominal import mlp_nominal
 from learned_opt.mulo import elo, mulo
+from learned_opt.nn_adam import nn_adam
 from learned_opt.residual import residual
+from learned_opt.rnn_mlp import rnn_mlp
 from learned_opt.velo import velo
 
 LEARNED_OPTIMIZERS = {
@@ -22,6 +24,8 @@ LEARNED_OPTIMIZERS = {
     "mlp_nominal": mlp_nominal,
     "mulo": mulo,
     "elo": elo,
+    "nn_adam": nn_adam,
+    "rnn_mlp": rnn_mlp,
     "velo": velo,
     "celo": celo,
     "celo2": celo2,
@@ -42,9 +46,11 @@ __all__ = [
     "load",
     "mlp_nominal",
     "mulo",
+    "nn_adam",
     "per_param_mlp",
     "read",
     "residual",
+    "rnn_mlp",
     "save",
     "velo",
 ]

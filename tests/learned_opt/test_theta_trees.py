@@ -20,6 +20,11 @@ CASES = {
     "per_param_mlp": ("per_param_mlp", {}, 1_762),
     "adafac_mlp": ("adafac_mlp", {}, 197),
     "adafac_mlp_h32": ("adafac_mlp", {"hidden": 32}, 2_409),
+    "mlp_nominal": ("mlp_nominal", {}, 207),
+    "nn_adam": ("nn_adam", {}, 6_856),
+    "rnn_mlp": ("rnn_mlp", {}, 35_799),
+    "velo": ("velo", {}, 2_320_385),
+    "velo_h128": ("velo", {"lstm_hidden": 128, "bank": 64}, 162_305),
 }
 
 

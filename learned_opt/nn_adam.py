@@ -1,0 +1,160 @@
+"""NNAdam: an LSTM for each tensor moves the hyperparameters of that tensor's Adam."""
+
+from typing import Annotated, Any, NamedTuple
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+from annotated_types import Ge, Gt, Interval
+
+from learned_opt.base import LearnedOptimizer
+from learned_opt.recurrent import for_tensors, init_lstm_state, log_magnitude, moments
+from learned_opt.transformation import transformation
+
+Decay = Annotated[float, Interval(ge=0, lt=1)]
+
+
+class NNAdamState(NamedTuple):
+    """State of NNAdam; M tensors in JAX's flatten order.
+
+    Attributes:
+      m: running mean of g, like the parameters.
+      v: running mean of g^2, like the parameters.
+      hyper: hyperparameters, f32[M, 4]: lr, beta1, beta2, epsilon as in theta.
+      lstm: hidden and cell, f32[M, lstm_hidden].
+    """
+
+    m: Any
+    v: Any
+    hyper: jax.Array
+    lstm: hk.LSTMState
+
+
+def nn_adam(
+    *,
+    lstm_hidden: Annotated[int, Ge(1)] = 32,
+    output_scale: Annotated[float, Gt(0)] = 0.01,
+    decay_strength: Annotated[float, Interval(ge=0, le=1)] = 0.0,
+    initial_lr: Annotated[float, Interval(ge=1e-8, le=1e3)] = 1e-4,
+    initial_beta1: Decay = 0.9,
+    initial_beta2: Decay = 0.999,
+    initial_epsilon: Annotated[float, Interval(ge=1e-11, le=1e4)] = 1e-8,
+) -> LearnedOptimizer:
+    """Adam whose hyperparameters an LSTM moves, tensor by tensor (Metz et al. 2020).
+
+    `p <- p - lr (1 + epsilon) m / (epsilon + sqrt(v + 1e-10))`, without bias correction
+
+    After each step the LSTM adds to log lr, log (1 - beta1), log (1 - beta2), log epsilon of the tensor, all
+    times 0.1, `output_scale` times its outputs. It sees these four and statistics of p, g, m, v.
+    theta (6,856 meta-parameters at the defaults): the initial `per_layer_{lr,beta1,beta2,epsilon}`,
+    `lstm_init_state`, `rnn_params`, `rnn_to_controls_params` (initially zero).
+
+    Args:
+      lstm_hidden: size of the LSTM.
+      output_scale: scale of its outputs; > 0.
+      decay_strength: how far hyperparameters go back to theta's values every step; in [0, 1].
+      initial_lr: at initialisation; in [1e-8, 1e3], where it is kept always.
+      initial_beta1: at initialisation; in [0, 1).
+      initial_beta2: at initialisation; in [0, 1).
+      initial_epsilon: at initialisation; in [1e-11, 1e4], where it is kept always.
+
+    Returns:
+      The learned optimizer; it needs neither the horizon nor the loss. State: 8 bytes a parameter,
+      8 lstm_hidden + 16 a tensor.
+
+    Source: NNAdam of google/learned_optimization. Differs from it in: it does not ask for the horizon,
+    which the original never uses.
+    """
+    rnn = hk.without_apply_rng(hk.transform(lambda x, state: hk.LSTM(lstm_hidden, name="rnn")(x, state)))
+    head = hk.without_apply_rng(
+        hk.transform(lambda x: hk.Linear(4, name="rnn_to_controls", w_init=jnp.zeros)(x))
+    )
+
+    def init(key):
+        state = init_lstm_state(lstm_hidden)
+        initial = jnp.array([initial_lr, initial_beta1, initial_beta2, initial_epsilon], jnp.float32)
+        initial = dict(zip(_NAMES, _encode(initial), strict=True))
+        return {
+            "lstm_init_state": state,
+            "rnn_params": rnn.init(key, jnp.zeros([1, 19]), state),
+            "rnn_to_controls_params": head.init(key, jnp.zeros([1, lstm_hidden])),
+            **initial,
+        }
+
+    def build(theta, num_steps=None):
+        del num_steps
+        start = jnp.stack([theta[name] for name in _NAMES])
+
+        def init_fn(params):
+            tensors = len(jax.tree.leaves(params))
+            zeros = jax.tree.map(jnp.zeros_like, params)
+            hyper = jnp.broadcast_to(start, (tensors, 4))
+            return NNAdamState(zeros, zeros, hyper, for_tensors(theta["lstm_init_state"], tensors))
+
+        def update(grads, state, params, value):
+            del value
+            leaves, tree = jax.tree.flatten(params)
+            steps, ms, vs, inputs = [], [], [], []
+            seen = zip(leaves, *map(tree.flatten_up_to, (grads, state.m, state.v)), state.hyper, strict=True)
+            for p, g, m, v, hyper in seen:
+                g = jnp.clip(g, -1000, 1000)
+                lr, beta1, beta2, epsilon = _decode(hyper)
+                m = beta1 * m + (1 - beta1) * g
+                v = beta2 * v + (1 - beta2) * jnp.square(g)
+                steps.append(-lr * (1 + epsilon) / (epsilon + jnp.sqrt(v + 1e-10)) * m)
+                ms.append(m)
+                vs.append(v)
+                inputs.append(_lstm_inputs(p, g, m, v, hyper))
+            x, lstm = rnn.apply(theta["rnn_params"], jnp.stack(inputs), state.lstm)
+            hyper = state.hyper + output_scale * head.apply(theta["rnn_to_controls_params"], x)
+            hyper = hyper - decay_strength * (hyper - start)
+            hyper = jax.vmap(lambda h: _encode(_decode(h)))(hyper)  # keeps them in their ranges
+            return tree.unflatten(steps), NNAdamState(tree.unflatten(ms), tree.unflatten(vs), hyper, lstm)
+
+        return transformation("nn_adam", init_fn, update, needs=("params",))
+
+    return LearnedOptimizer(init, build)
+
+
+_NAMES = ("per_layer_lr", "per_layer_beta1", "per_layer_beta2", "per_layer_epsilon")
+
+
+def _encode(values: jax.Array) -> jax.Array:
+    """lr, beta1, beta2, epsilon (f32[4]) as theta and the state hold them: 0.1 log of x or of 1 - x."""
+    lr, beta1, beta2, epsilon = values
+    return 0.1 * jnp.log(jnp.stack([lr, 1 - beta1, 1 - beta2, epsilon]))
+
+
+def _decode(hyper: jax.Array) -> jax.Array:
+    lr, epsilon = jnp.exp(10 * hyper[0]), jnp.exp(10 * hyper[3])
+    beta1, beta2 = 1 - jnp.exp(jnp.clip(10 * hyper[1:3], -10, 0))
+    return jnp.stack([jnp.clip(lr, 1e-8, 1e3), beta1, beta2, jnp.clip(epsilon, 1e-11, 1e4)])
+
+
+def _lstm_inputs(p, g, m, v, hyper) -> jax.Array:
+    """f32[19], in the alphabetical order of the original's names."""
+    (mean_p, var_p), (mean_g, var_g), (mean_m, var_m), (mean_v, var_v) = map(moments, (p, g, m, v))
+    mag = lambda x: 0.5 * log_magnitude(x)  # noqa: E731
+    lr, beta1, beta2, epsilon = 0.2 * jnp.clip(hyper, -5, 5)
+    features = {
+        "beta1": beta1,
+        "beta2": beta2,
+        "epsilon": epsilon,
+        "is_bias": 1.0 if p.ndim == 1 else -1.0,
+        "is_scalar": 1.0 if p.ndim == 0 else -1.0,
+        "lr": lr,
+        "mean_g_mag": mag(mean_g),
+        "mean_g_sign": jnp.sign(mean_g),
+        "mean_gabs_mag": mag(jnp.mean(jnp.abs(g))),
+        "mean_m_mag": mag(mean_m),
+        "mean_m_sign": jnp.sign(mean_m),
+        "mean_p_mag": mag(mean_p),
+        "mean_p_sign": jnp.sign(mean_p),
+        "mean_rms": mag(mean_v),
+        "mean_sign": jnp.sign(mean_v),
+        "var_g": mag(var_g),
+        "var_m": mag(var_m),
+        "var_p": mag(var_p),
+        "var_rms": mag(var_v),
+    }
+    return jnp.stack([jnp.asarray(features[name], jnp.float32) for name in sorted(features)])

@@ -1,0 +1,219 @@
+"""RNN-MLP: an LSTM for each tensor and an MLP for each parameter, which talk to each other."""
+
+from typing import Annotated, NamedTuple
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+from annotated_types import Ge, Gt, Interval
+from jax.lax import rsqrt
+
+from learned_opt.base import LearnedOptimizer
+from learned_opt.features import TIMESCALES, Decays, State, Tensor, init_state, observe
+from learned_opt.network import HaikuMLP, direction, dummy_tensor, split_like, tree_like
+from learned_opt.recurrent import for_tensors, init_lstm_state, log_magnitude, moments, norm
+from learned_opt.transformation import transformation
+
+FEATURES = ("grad", "param", "log_abs_param", "momentum", "rms", "adam", "rsqrt_rms")
+Decay = Annotated[float, Interval(ge=0, lt=1)]
+
+
+class RunningLoss(NamedTuple):
+    """Mean and variance of the loss, f32[] each, decay .9, without bias correction; and how many, f32[]."""
+
+    mean: jax.Array
+    var: jax.Array
+    count: jax.Array
+
+
+class RunningClip(NamedTuple):
+    """The gradients' root mean square, f32[], decay .99, and its bias correction's count, f32[]."""
+
+    count: jax.Array
+    size: jax.Array
+
+
+class RNNMLPState(NamedTuple):
+    """State of RNN-MLP; M tensors in JAX's flatten order.
+
+    Attributes:
+      seen: count and accumulators.
+      lstm: hidden and cell, f32[M, lstm_hidden].
+      from_mlp: what the MLPs told the LSTMs, f32[M, from_mlp].
+      from_lstm: what the LSTMs told each other, f32[from_lstm].
+      loss: running statistics of the loss.
+      clip: running size of the gradients.
+    """
+
+    seen: State
+    lstm: hk.LSTMState
+    from_mlp: jax.Array
+    from_lstm: jax.Array
+    loss: RunningLoss
+    clip: RunningClip
+
+
+def rnn_mlp(
+    *,
+    hidden: Annotated[int, Ge(1)] = 32,
+    num_hidden: Annotated[int, Ge(1)] = 2,
+    lstm_hidden: Annotated[int, Ge(1)] = 64,
+    from_mlp: Annotated[int, Ge(1)] = 16,
+    from_lstm: Annotated[int, Ge(1)] = 18,
+    lstm_to_ff: Annotated[int, Ge(1)] = 17,
+    step_mult: Annotated[float, Gt(0)] = 1e-3,
+    exp_mult: Annotated[float, Ge(0)] = 1e-3,
+    decays: tuple[Decay, ...] = (0.5, 0.9, 0.99, 0.999, 0.9999),
+) -> LearnedOptimizer:
+    """Hierarchical RNN-MLP (Metz et al. 2020): `p <- p - step_mult * o_0 * exp(exp_mult * o_1)`.
+
+    o is the output, for this parameter, of an MLP on normalised features of it, on the time and on what
+    the tensor's LSTM says. The LSTM sees statistics of the tensor, the loss, the mean of the MLP's
+    further outputs over the tensor, and the mean of what the LSTMs said at the last step. Gradients are
+    clipped at 10 times their running root mean square.
+    theta (35,799 meta-parameters at the defaults): `ffmod_params`, `rnn_params`, `rnn_to_ff_params`,
+    `rnn_to_in_params`, `lstm_init_state`, `initial_from_lstm`, `initial_from_mlp`.
+
+    Args:
+      hidden: width of the MLP's hidden layers.
+      num_hidden: number of its hidden layers.
+      lstm_hidden: size of the LSTM.
+      from_mlp: size of the MLP's message to the LSTM.
+      from_lstm: size of the LSTMs' message to all LSTMs.
+      lstm_to_ff: size of the LSTM's message to the MLP.
+      step_mult: scale of the step; > 0.
+      exp_mult: scale of the second output; >= 0.
+      decays: of the running means of g and of g^2; each in [0, 1), at least one.
+
+    Returns:
+      The learned optimizer; it needs the loss (value), not the horizon. State: 40 bytes a parameter,
+      8 lstm_hidden + 64 a tensor.
+
+    Raises:
+      ValueError: decays is empty.
+
+    Source: arXiv 2009.11243, RNNMLPLOpt of google/learned_optimization. Differs from it in: there is no
+    call with a validation loss; its feature is always what it is without one.
+    """
+    if not decays:
+        raise ValueError(f"decays must not be empty, got {decays}")
+    all_decays = Decays(momentum=tuple(decays), rms=tuple(decays))
+    sizes = [hidden] * num_hidden + [2 + from_mlp]
+    mlp = hk.without_apply_rng(hk.transform(lambda *inputs: HaikuMLP(FEATURES, sizes)(*inputs)))
+    rnn = hk.without_apply_rng(hk.transform(lambda x, state: hk.LSTM(lstm_hidden, name="rnn")(x, state)))
+    to_ff = hk.without_apply_rng(hk.transform(lambda x: hk.Linear(lstm_to_ff, name="rnn_to_ff")(x)))
+    to_in = hk.without_apply_rng(hk.transform(lambda x: hk.Linear(from_lstm, name="rnn_to_in")(x)))
+    messages = hk.transform(
+        lambda: (_message("initial_from_lstm", from_lstm), _message("initial_from_mlp", from_mlp))
+    )
+
+    def init(key):
+        keys = jax.random.split(key, 5)
+        lstm, shared = init_lstm_state(lstm_hidden), jnp.zeros(len(TIMESCALES) + 3 + lstm_to_ff)
+        return {
+            "ffmod_params": mlp.init(keys[0], [dummy_tensor(all_decays)], shared),
+            "lstm_init_state": lstm,
+            "rnn_params": rnn.init(keys[1], jnp.zeros([1, 18 + from_lstm + from_mlp]), lstm),
+            "rnn_to_ff_params": to_ff.init(keys[2], jnp.zeros([1, lstm_hidden])),
+            "rnn_to_in_params": to_in.init(keys[3], jnp.zeros([1, lstm_hidden])),
+            **messages.init(keys[4])["~"],
+        }
+
+    def build(theta, num_steps=None):
+        del num_steps
+
+        def init_fn(params):
+            tensors = len(jax.tree.leaves(params))
+            zero = jnp.zeros([])
+            return RNNMLPState(
+                init_state(params, all_decays),
+                for_tensors(theta["lstm_init_state"], tensors),
+                jnp.broadcast_to(theta["initial_from_mlp"], (tensors, from_mlp)),
+                theta["initial_from_lstm"],
+                RunningLoss(zero, zero, zero),
+                RunningClip(jnp.ones([]), jnp.full([], 0.01)),
+            )
+
+        def update(grads, state, params, value):
+            losses, loss = _see_loss(state.loss, value)
+            grads, clip = _clip(state.clip, grads)
+            tensors, seen = observe(grads, state.seen, params, all_decays)
+            shapes = [p.shape for p in jax.tree.leaves(params)]
+            inputs = [
+                _lstm_inputs(t, shape, losses, message, state.from_lstm)
+                for t, shape, message in zip(tensors, shapes, state.from_mlp, strict=True)
+            ]
+            x, lstm = rnn.apply(theta["rnn_params"], jnp.stack(inputs), state.lstm)
+            shared = _mlp_inputs(tensors, state.seen.count, to_ff.apply(theta["rnn_to_ff_params"], x))
+            o = split_like(mlp.apply(theta["ffmod_params"], tensors, shared), [t.param for t in tensors])
+            steps = tree_like([-step_mult * direction(o, exp_mult) for o in o], params)
+            from_mlp = jnp.stack([jnp.mean(o[..., 2:], tuple(range(o.ndim - 1))) for o in o])
+            from_lstm = jnp.mean(to_in.apply(theta["rnn_to_in_params"], x), axis=0)
+            return steps, RNNMLPState(seen, lstm, from_mlp, from_lstm, loss, clip)
+
+        return transformation("rnn_mlp", init_fn, update, needs=("params", "value"))
+
+    return LearnedOptimizer(init, build, needs=("value",))
+
+
+def _message(name: str, size: int) -> jax.Array:
+    return hk.get_parameter(name, (size,), init=hk.initializers.VarianceScaling())
+
+
+def _see_loss(state: RunningLoss, loss: jax.Array) -> tuple[tuple[jax.Array, jax.Array], RunningLoss]:
+    """The loss and 0 (for the validation loss), both standardised and clipped; and the new statistics."""
+    mean = 0.9 * state.mean + 0.1 * loss
+    var = 0.9 * state.var + 0.1 * jnp.square(mean - loss)
+    count = state.count + 1
+    correction = 1 / ((1 - 0.9**count) + 1e-8)
+
+    def standardised(x):
+        return jnp.clip((x - mean * correction) * rsqrt(var * correction + 1e-8), -5, 5)
+
+    return (standardised(loss), standardised(0.0)), RunningLoss(mean, var, count)
+
+
+def _clip(state: RunningClip, grads):
+    """Gradients clipped, element by element, at 10 times their usual size."""
+    limit = 10 * state.size / (1 - 0.99**state.count)
+    grads = jax.tree.map(lambda g: jnp.clip(g, -limit, limit), grads)
+    means = [jnp.mean(jnp.square(g)) for g in jax.tree.leaves(grads)]
+    size = 0.99 * state.size + 0.01 * jnp.sqrt(1e-8 + sum(means) / len(means))
+    return grads, RunningClip(state.count + 1, size)
+
+
+def _lstm_inputs(t: Tensor, shape: tuple[int, ...], losses, from_mlp, from_lstm) -> jax.Array:
+    """f32[18 + ...], in the alphabetical order of the original's names."""
+    (mean_m, var_m), (mean_v, var_v), (mean_p, var_p) = map(moments, (t.acc.momentum, t.acc.rms, t.param))
+    sizes = (*shape[:4], 1, 1, 1, 1)
+    features = {
+        "from_lstm": from_lstm,
+        "from_mlp": from_mlp,
+        "g_norm": log_magnitude(norm(t.grad)),
+        "is_scalar": 1.0 if shape == () else -1.0,
+        "mean_ms_mag": log_magnitude(mean_m),
+        "mean_ms_sign": jnp.sign(mean_m),
+        "mean_rms": log_magnitude(mean_v),
+        "mean_sign": jnp.sign(mean_v),
+        "mean_v_mag": log_magnitude(mean_p),
+        "mean_v_sign": jnp.sign(mean_p),
+        "norm_weight": log_magnitude(norm(t.param)),
+        **{f"shape_{i}": jnp.log(float(sizes[i])) - 1 for i in range(4)},
+        "train_loss_feat": losses[0],
+        "valid_loss_feat": losses[1],
+        "var_ms": log_magnitude(var_m),
+        "var_rms": log_magnitude(var_v),
+        "var_v": log_magnitude(var_p),
+    }
+    return jnp.concatenate([jnp.atleast_1d(features[name]) for name in sorted(features)])
+
+
+def _mlp_inputs(tensors: list[Tensor], count: jax.Array, from_lstm: jax.Array) -> jax.Array:
+    """What the parameters of a tensor share, f32[M, 14 + lstm_to_ff]."""
+    time = jnp.sin(count / (jnp.asarray(TIMESCALES, jnp.float32) * jnp.pi))
+
+    def of_tensor(t):
+        sizes = jnp.stack([jnp.log(len(tensors)) - 1, jnp.log(norm(t.param) + 1e-8), jnp.log(t.param.size)])
+        return jnp.concatenate([time, sizes])
+
+    return jnp.concatenate([jnp.stack([of_tensor(t) for t in tensors]), from_lstm], axis=1)

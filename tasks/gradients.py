@@ -1,0 +1,98 @@
+"""Augmentations that change the gradients of a family and leave its losses as they are."""
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import annotated_types as at
+import jax
+import jax.numpy as jnp
+
+from tasks.base import Task, TaskFamily
+from tasks.networks import Positive, normal
+
+
+def _change_gradient(family: TaskFamily, change: Callable[[Any, jax.Array], Any]) -> TaskFamily:
+    """A family whose losses keep their values and whose gradients become `change(gradient, key)`."""
+
+    def task(cfg):
+        inner = family.task(cfg)
+
+        def loss(params, key, data):
+            key_loss, key_change = jax.random.split(key)
+
+            @jax.custom_vjp
+            def through(params):
+                return params
+
+            through.defvjp(lambda params: (params, None), lambda _, grads: (change(grads, key_change),))
+            return inner.loss(through(params), key_loss, data)
+
+        return Task(inner.init, loss)
+
+    return family._replace(task=task)
+
+
+def gradient_noise(family: TaskFamily, *, relative: Positive = 1.0) -> TaskFamily:
+    """Gaussian noise on the gradient, in proportion to each tensor's own root mean square.
+
+    The loss value is untouched.
+
+    Args:
+      family: what is augmented.
+      relative: standard deviation of the noise over the RMS of the tensor's gradient.
+
+    Returns:
+      A family with the same cfg. Its gradients can be taken in reverse mode only.
+    """
+
+    def change(grads, key):
+        leaves, tree = jax.tree.flatten(grads)
+        noisy = []
+        for leaf, leaf_key in zip(leaves, jax.random.split(key, len(leaves)), strict=True):
+            rms = jnp.sqrt(jnp.mean(leaf.astype(jnp.float32) ** 2))
+            noisy.append(leaf + (relative * rms * normal(leaf_key, leaf.shape)).astype(leaf.dtype))
+        return jax.tree.unflatten(tree, noisy)
+
+    return _change_gradient(family, change)
+
+
+def gradient_subsampling(
+    family: TaskFamily, *, keep: Annotated[float, at.Interval(gt=0, le=1)] = 0.5
+) -> TaskFamily:
+    """Each gradient entry is dropped at random, and what is kept is divided by `keep`: unbiased.
+
+    Args:
+      family: what is augmented.
+      keep: probability that an entry is kept.
+
+    Returns:
+      A family with the same cfg. Its gradients can be taken in reverse mode only.
+    """
+
+    def change(grads, key):
+        leaves, tree = jax.tree.flatten(grads)
+        kept = []
+        for leaf, leaf_key in zip(leaves, jax.random.split(key, len(leaves)), strict=True):
+            mask = jax.random.bernoulli(leaf_key, keep, (leaf.size,)).reshape(leaf.shape)
+            kept.append(jnp.where(mask, leaf / keep, 0).astype(leaf.dtype))
+        return jax.tree.unflatten(tree, kept)
+
+    return _change_gradient(family, change)
+
+
+def normalised_gradient(family: TaskFamily) -> TaskFamily:
+    """Gradients divided by their global norm, so that only their direction is left.
+
+    Args:
+      family: what is augmented.
+
+    Returns:
+      A family with the same cfg. Its gradients can be taken in reverse mode only.
+    """
+
+    def change(grads, key):
+        squares = [jnp.sum(leaf.astype(jnp.float32) ** 2) for leaf in jax.tree.leaves(grads)]
+        norm = jnp.sqrt(sum(squares, jnp.float32(0)) + 1e-20)
+        return jax.tree.map(lambda g: (g / norm).astype(g.dtype), grads)
+
+    return _change_gradient(family, change)

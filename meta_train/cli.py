@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 EXIT_REFUSED, EXIT_FAILED, EXIT_INTERRUPTED = 2, 1, 130
+MOST_CPU_DEVICES = 16
+BASELINES = Path("runs") / "baselines"
 KINDS = ("tasks", "estimators", "optimizers")
 
 
@@ -20,6 +22,7 @@ def command(argv: list[str]) -> int:
     """Runs one command and returns its exit code: 0, 1 failed, 2 refused, 130 interrupted."""
     args = parser().parse_args(argv)
     _refuse_foreign_tasks()
+    _offer_cpu_devices()
     from learned_opt import ArtefactError
     from meta_train.checkpoint import CheckpointError
     from meta_train.hooks import Interrupted, RunError
@@ -72,6 +75,9 @@ def parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument(
         "--picture", metavar="FILE", help="where the curves go (default: RUN/evaluation.png)"
+    )
+    evaluate.add_argument(
+        "--cache", type=Path, default=BASELINES, metavar="DIR", help=f"tuned baselines (default: {BASELINES})"
     )
     evaluate.add_argument("--horizons", type=int, nargs="+", metavar="H", help="instead of the config's")
     evaluate.add_argument("--num-seeds", type=int, metavar="S", help="instead of the config's")
@@ -150,10 +156,11 @@ def dry_run(config: Any, json_file: str | None) -> int:
 
 def evaluate_command(args: argparse.Namespace) -> int:
     """`meta-train evaluate`."""
-    from meta_train.evaluation import evaluate_run
+    from meta_train.evaluate_run import evaluate_run
 
     evaluate_run(
         args.run,
+        cache=args.cache,
         json_file=Path(args.json) if args.json else args.run / "evaluation.json",
         picture=Path(args.picture) if args.picture else args.run / "evaluation.png",
         horizons=args.horizons,
@@ -219,6 +226,17 @@ def _resume_command(argv: list[str]) -> str:
     import shlex
 
     return shlex.join(["meta-train", *(argv if "--resume" in argv else [*argv, "--resume"])])
+
+
+def _offer_cpu_devices() -> None:
+    """One CPU device for each core, so that `mesh.particles` can split the particles over them.
+
+    XLA runs the small operations of an inner training on one core; two devices use two.
+    """
+    import jax
+
+    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        jax.config.update("jax_num_cpu_devices", min(max(2, os.cpu_count() or 1), MOST_CPU_DEVICES))
 
 
 def _refuse_foreign_tasks() -> None:

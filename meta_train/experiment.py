@@ -53,7 +53,7 @@ def assemble(config: RunConfig) -> Experiment:
       ConfigError: an option that a factory refuses, a task or system whose shapes are not as they must be.
     """
     lopt = build(LEARNED_OPTIMIZERS, config.learned_optimizer, where="learned_optimizer")
-    mesh = combine.particle_mesh(config.mesh.particles)
+    mesh = _refuse("", combine.particle_mesh, config.mesh.particles)
     families, estimators, weights = {}, {}, {}
     for i, task in enumerate(config.tasks):
         label = task.label
@@ -63,6 +63,7 @@ def assemble(config: RunConfig) -> Experiment:
         estimator = build(ESTIMATORS, config.estimator, system, where="estimator")
         _refuse(f"tasks.{i}", check_system, system, lopt, family.data)
         families[label] = family
+        _refuse("estimator", check_gradient, estimator, lopt, family.data)
         estimators[label] = _refuse("estimator", combine.shard, estimator, mesh)
         weights[label] = task.weight
     estimator = combine.average(estimators, weights=weights, scaling=config.loss_scaling)
@@ -108,6 +109,22 @@ def check_system(system: UnrolledSystem, lopt: LearnedOptimizer, data: Any) -> N
                 f"state{where} must keep its shape and type in a step, got {a.dtype}{list(a.shape)}, "
                 f"then {b.dtype}{list(b.shape)}"
             )
+
+
+def check_gradient(estimator: GradientEstimator, lopt: LearnedOptimizer, data: Any) -> None:
+    """Refuses, by shapes alone, an estimator whose gradient is not like theta (ValueError)."""
+    key = jax.random.key(0)
+    theta = jax.eval_shape(lopt.init, key)
+    state = jax.eval_shape(estimator.init, theta, key)
+    estimate, _ = jax.eval_shape(estimator.estimate, theta, state, key, data)
+    there = dict(jax.tree_util.tree_leaves_with_path(estimate.grad))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(theta):
+        grad, where = there.pop(path, None), jax.tree_util.keystr(path)
+        if grad is None or (grad.shape, grad.dtype) != (leaf.shape, leaf.dtype):
+            got = "nothing" if grad is None else f"{grad.dtype}{list(grad.shape)}"
+            raise ValueError(f"grad{where} must be like theta, {leaf.dtype}{list(leaf.shape)}, got {got}")
+    if there:
+        raise ValueError(f"grad must be like theta, which has no {jax.tree_util.keystr(next(iter(there)))}")
 
 
 def call_length(config: RunConfig) -> int:

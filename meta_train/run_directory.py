@@ -77,6 +77,18 @@ def open_checkpoints(
     )
 
 
+def load_config(directory: Path) -> RunConfig:
+    """The config of a run.
+
+    Raises:
+      RunError: not the directory of a run.
+      ConfigError: its config is not one that this version can read.
+    """
+    if not (Path(directory) / CONFIG).is_file():
+        raise RunError(f"{directory} is not the directory of a run: there is no {CONFIG} in it")
+    return config_lib.load(Path(directory) / CONFIG)
+
+
 class Trained(NamedTuple):
     """What a run has learned so far.
 
@@ -103,9 +115,7 @@ def load_trained(directory: Path, warn: Callable[[str], None]) -> Trained:
       CheckpointError: what is there is damaged.
     """
     directory = Path(directory)
-    if not (directory / CONFIG).is_file():
-        raise RunError(f"{directory} is not the directory of a run: there is no {CONFIG} in it")
-    config = config_lib.load(directory / CONFIG)
+    config = load_config(directory)
     config = config.model_copy(update={"mesh": type(config.mesh)(particles=1)})
     experiment = assemble(config)
     checkpoints, best = open_checkpoints(directory, config.checkpoint.max_to_keep, warn)

@@ -11,7 +11,7 @@ import jax
 
 from meta_train import config as config_lib
 from meta_train import hooks
-from meta_train.checkpoint import Checkpoints
+from meta_train.checkpoint import CheckpointError, Checkpoints
 from meta_train.config import RunConfig
 from meta_train.experiment import Experiment, assemble, selection_families
 from meta_train.held_out import make_held_out
@@ -139,7 +139,11 @@ def _select_hook(experiment: Experiment, families, best, writer, display) -> hoo
     score = make_held_out(
         experiment.lopt.build, families, horizons=selection.horizons, num_seeds=selection.num_seeds
     )
-    so_far = best.restore({"theta": experiment.lopt.init(jax.random.key(0))})
+    try:
+        so_far = best.restore({"theta": experiment.lopt.init(jax.random.key(0))})
+    except CheckpointError as error:  # the best one is a convenience: a damaged one must not stop a run
+        display.warn(f"{error}: starting to look for the best anew")
+        so_far = None
     best_score = float("inf") if so_far is None else so_far.meta["score"]
     return hooks.every(selection.every, hooks.select(score, best, writer, best_score, display.row), last=last)
 
@@ -160,6 +164,7 @@ def _writer(config, directory, resume_step, wandb_id, display) -> Iterator[Write
                 config=config_lib.resolved(config),
                 run_id=wandb_id,
                 warn=display.warn,
+                say=display.say,
             ),
         ]
     )

@@ -19,9 +19,9 @@ def particle_mesh(num_devices: int) -> Mesh:
       ValueError: more devices than there are.
     """
     devices = jax.devices()
-    if num_devices > len(devices):
+    if not 1 <= num_devices <= len(devices):
         raise ValueError(
-            f"mesh.particles must be at most {len(devices)}, the devices there are, got {num_devices}"
+            f"mesh.particles must be between 1 and {len(devices)}, the devices there are, got {num_devices}"
         )
     return jax.make_mesh((num_devices,), (AXIS,), axis_types=(AxisType.Auto,), devices=devices[:num_devices])
 
@@ -40,7 +40,8 @@ def shard(estimator: GradientEstimator, mesh: Mesh) -> GradientEstimator:
             f"num_particles must be a multiple of the number of devices ({mesh.size}), "
             f"got {estimator.num_particles}"
         )
-    everywhere, split = PartitionSpec(), PartitionSpec(AXIS)
+    everywhere: Any = PartitionSpec()
+    split: Any = PartitionSpec(AXIS)
 
     def local(theta, state, key, data):
         estimate, state = estimator.estimate(theta, state, key, data)
@@ -92,13 +93,11 @@ def average(
       of all families, not one array per particle.
 
     Raises:
-      ValueError: a weight that is not > 0.
+      ValueError: no family, weights that are not > 0 or not one for each family, an option out of range.
     """
     labels = list(estimators)
-    weights = weights or dict.fromkeys(labels, 1.0)
-    for label in labels:
-        if weights[label] <= 0:
-            raise ValueError(f"weight must be > 0, got {weights[label]} for {label}")
+    weights = dict.fromkeys(labels, 1.0) if weights is None else weights
+    _check_average(labels, weights, scaling, decay)
     total = sum(weights[label] for label in labels)
 
     def init(theta, key):
@@ -134,3 +133,18 @@ def average(
     return GradientEstimator(
         init, estimate, sum(e.num_particles for e in each), sum(e.inner_steps for e in each)
     )
+
+
+def _check_average(labels, weights, scaling, decay):
+    """Refuses options of `average` by name (ValueError)."""
+    if not labels:
+        raise ValueError("estimators must hold at least one family, got none")
+    if sorted(weights) != sorted(labels):
+        raise ValueError(f"weights must name the families {', '.join(labels)}, got {', '.join(weights)}")
+    for label in labels:
+        if not weights[label] > 0:
+            raise ValueError(f"weights must be > 0, got {weights[label]} for {label}")
+    if scaling not in ("none", "ema"):
+        raise ValueError(f"scaling must be none or ema, got {scaling}")
+    if not 0 <= decay < 1:
+        raise ValueError(f"decay must be in [0, 1), got {decay}")

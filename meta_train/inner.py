@@ -78,7 +78,8 @@ def inner_training(
     sample_length, shortest, longest = _lengths(unroll_length, multiple)
 
     def meta_loss(loss):
-        loss = jnp.minimum(loss, objective.cap)  # not a number stays so: the estimator counts it
+        # What is not finite stays so: the estimator counts it.
+        loss = jnp.where(jnp.isposinf(loss), loss, jnp.minimum(loss, objective.cap))
         return jnp.log(loss + objective.offset) if objective.log else loss
 
     def init(theta, key):

@@ -49,7 +49,9 @@ class OneParticle(NamedTuple):
     """What the rule of one particle returns beside its state.
 
     Attributes:
-      grad: like theta, this particle's gradient.
+      direction: like theta; `weight * direction` is this particle's gradient. Apart, so that the mean
+        over particles never holds all of their gradients.
+      weight: f32[].
       loss: f32[], mean loss of its window.
       delta: f32[], difference of the pair's mean losses (0 for estimators without pairs).
       restarted: bool[], whether it began a new inner problem in this window.
@@ -57,7 +59,8 @@ class OneParticle(NamedTuple):
       sigma: f32[], std of its perturbation (1 for estimators that do not perturb).
     """
 
-    grad: Theta
+    direction: Theta
+    weight: jax.Array
     loss: jax.Array
     delta: jax.Array
     restarted: jax.Array
@@ -70,7 +73,7 @@ class Particles(NamedTuple):
 
     Attributes:
       index: i32[N]; a particle's name. Its randomness hangs on it, not on where it lives.
-      theta_sketch: f32[N, 32], `perturb.sketch` of theta when its inner problem began.
+      theta_sketch: f32[N, 31], `perturb.sketch` of theta when its inner problem began.
       state: the particles' own states, leaves [N, ...].
     """
 
@@ -114,12 +117,18 @@ def from_particle(
             "restarted": one.restarted.astype(jnp.float32),
             "diverged": one.diverged.astype(jnp.float32),
             "theta_drift": jnp.linalg.norm(now - began, axis=-1) / one.sigma,
-            "grad_sq": jax.vmap(perturb.sq_norm)(one.grad),
+            "grad_sq": jnp.square(one.weight) * jax.vmap(perturb.sq_norm)(one.direction),
         }
-        grad = jax.tree.map(lambda g: g.mean(0), one.grad)
+        grad = jax.tree.map(lambda d: _weighted_mean(one.weight, d), one.direction)
         return Estimate(grad, one.loss.mean(), numbers, {}), Particles(particles.index, began, state)
 
     return GradientEstimator(init, estimate, num_particles, num_particles * inner_steps)
+
+
+def _weighted_mean(weight, direction):
+    """mean_i weight[i] direction[i, ...]."""
+    total = jnp.tensordot(weight.astype(direction.dtype), direction, 1, precision=jax.lax.Precision.HIGHEST)
+    return total / len(weight)
 
 
 def summarise(estimate: Estimate) -> Estimate:

@@ -88,7 +88,9 @@ def gpes(
         key_start, episode_key = jax.random.split(key)
         eps = perturb.scale(sigma, perturb.gaussian_like(jax.random.fold_in(episode_key, 0), theta))
         first = truncation_length if stagger else None
-        pair = jax.vmap(lambda theta: start(system, theta, key_start, stagger=first))(antithetic(theta, eps))
+        pair = jax.vmap(lambda theta: start(system, theta, key_start, stagger=first))(
+            perturb.antithetic(theta, eps)
+        )
         xi = perturb.zeros_like(theta) if accumulates else None
         s = jnp.full([], sigma, jnp.float32)
         return GPESState(pair, episode_key, s, s, xi)
@@ -98,15 +100,12 @@ def gpes(
         restarted = finished(state.pair).any()
         t = jnp.where(restarted, 0, state.pair.t[0])
         episode_key = jnp.where(restarted, key_episode, state.episode_key)
-        block, begins = (t // noise_period, t % noise_period == 0) if accumulates else (0, t == 0)
+        block, begins = (0, t == 0) if noise_period is None else (t // noise_period, t % noise_period == 0)
         drawn_sigma = jnp.where(begins, state.sigma, state.drawn_sigma)
-        noise = perturb.gaussian_like(jax.random.fold_in(episode_key, block), theta)
-        xi = state.xi
-        if accumulates:
-            xi = perturb.where(restarted, perturb.zeros_like(theta), xi)
-            xi = perturb.add_scaled(xi, begins / drawn_sigma, noise)  # eps / sigma^2
-
-        thetas = antithetic(theta, perturb.scale(drawn_sigma, noise))
+        draw = perturb.in_groups(accumulate if accumulates else reuse, perturb.size(theta))
+        xi, (thetas, direction) = draw(
+            state.xi, theta, jax.random.fold_in(episode_key, block), drawn_sigma, begins, restarted
+        )
         # One stacked call: both halves see the same keys.
         pair, losses = jax.vmap(window, (None, 0, 0, None, None, None))(
             restarted, thetas, state.pair, key_restart, key_unroll, data
@@ -114,19 +113,24 @@ def gpes(
         delta = (losses[0] - losses[1]).mean()  # difference first: equal losses cancel exactly
         if delta_clip is not None:
             delta = jnp.clip(delta, -delta_clip, delta_clip)
-        grad = (
-            perturb.scale(delta / 2, xi) if accumulates else perturb.scale(delta / (2 * drawn_sigma), noise)
+        direction, weight = (xi, delta / 2) if accumulates else (direction, delta / (2 * drawn_sigma))
+        one = OneParticle(
+            direction, weight, losses.mean(), delta, restarted, pair.diverged.any(), drawn_sigma
         )
-        one = OneParticle(grad, losses.mean(), delta, restarted, pair.diverged.any(), drawn_sigma)
         return one, GPESState(pair, episode_key, state.sigma, drawn_sigma, xi)
+
+    def accumulate(xi, theta, key, sigma, begins, restarted):
+        noise = perturb.gaussian_like(key, theta)
+        xi = perturb.where(restarted, perturb.zeros_like(theta), xi)
+        xi = perturb.add_scaled(xi, begins / sigma, noise)  # eps / sigma^2
+        return xi, (perturb.antithetic(theta, perturb.scale(sigma, noise)), None)
+
+    def reuse(xi, theta, key, sigma, begins, restarted):
+        noise = perturb.gaussian_like(key, theta)
+        return xi, (perturb.antithetic(theta, perturb.scale(sigma, noise)), noise)
 
     def window(restarted, theta, rollout, key_restart, key_unroll, data):
         rollout = restart_if(restarted, system, theta, rollout, key_restart)
         return unroll(system, theta, rollout, key_unroll, data, truncation_length)
 
     return from_particle(init_one, estimate_one, num_particles, 2 * truncation_length)
-
-
-def antithetic(theta: Any, eps: Any) -> Any:
-    """theta + eps and theta - eps, stacked on a new leading axis of 2."""
-    return jax.tree.map(lambda x, e: jnp.stack([x + e, x - e]), theta, eps)

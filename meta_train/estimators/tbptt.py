@@ -65,7 +65,8 @@ def tbptt(
         finite = jnp.isfinite(perturb.sq_norm(grad))
         diverged = end.diverged | ~finite
         one = OneParticle(
-            grad=perturb.where(finite, grad, perturb.zeros_like(grad)),
+            direction=perturb.where(finite, grad, perturb.zeros_like(grad)),
+            weight=jnp.ones([]),
             loss=loss,
             delta=jnp.zeros([]),
             restarted=restarted,

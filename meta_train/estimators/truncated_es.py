@@ -8,7 +8,6 @@ from annotated_types import Ge, Gt
 
 from meta_train import perturb
 from meta_train.estimators.base import GradientEstimator, OneParticle, from_particle
-from meta_train.estimators.gpes import antithetic
 from meta_train.system import UnrolledSystem, check_truncation, finished, restart_if, start, unroll
 
 
@@ -61,10 +60,8 @@ def truncated_es(
     def estimate_one(theta, rollout, key, data):
         key_restart, key_eps, key_unroll = jax.random.split(key, 3)
         restarted = finished(rollout)
-        noise = perturb.gaussian_like(key_eps, theta)
-        thetas = antithetic(theta, perturb.scale(sigma, noise))
-        if carry == "mean":
-            thetas = jax.tree.map(lambda pair, mean: jnp.concatenate([pair, mean[None]]), thetas, theta)
+        draw = perturb.in_groups(perturbed, perturb.size(theta))
+        _, (thetas, noise) = draw((), theta, key_eps)
 
         def window(theta):
             fresh = restart_if(restarted, system, theta, rollout, key_restart)
@@ -76,7 +73,8 @@ def truncated_es(
             delta = jnp.clip(delta, -delta_clip, delta_clip)
         carried = jax.tree.map(lambda x: x[2 if carry == "mean" else 0], rollouts)
         one = OneParticle(
-            grad=perturb.scale(delta / (2 * sigma), noise),
+            direction=noise,
+            weight=delta / (2 * sigma),
             loss=losses[:2].mean(),
             delta=delta,
             restarted=restarted,
@@ -84,6 +82,13 @@ def truncated_es(
             sigma=jnp.full([], sigma, jnp.float32),
         )
         return one, carried
+
+    def perturbed(_, theta, key):
+        noise = perturb.gaussian_like(key, theta)
+        eps = perturb.scale(sigma, noise)
+        signs = (1, -1, 0) if carry == "mean" else (1, -1)
+        thetas = jax.tree.map(lambda x, e: jnp.stack([x + sign * e for sign in signs]), theta, eps)
+        return (), (thetas, noise)
 
     return from_particle(
         init_one, estimate_one, num_particles, (3 if carry == "mean" else 2) * truncation_length

@@ -1,0 +1,1 @@
+"""Unrolled systems that are not the training of a task by a learned optimizer."""

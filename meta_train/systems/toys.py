@@ -1,0 +1,232 @@
+"""Toy systems whose outer gradient is known in closed form: the ground truth of every estimator."""
+
+import math
+from collections.abc import Callable
+from typing import Annotated, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from annotated_types import Ge
+
+from meta_train.system import ENDLESS, UnrolledSystem
+
+
+class Toy(NamedTuple):
+    """A system, a theta, and the truth about both.
+
+    Attributes:
+      system: what is unrolled; it takes no data.
+      theta: where the truths hold.
+      gradient: `(sigma, period) -> like theta`: exact gradient of the mean loss per step, expected over
+        independent N(0, sigma^2) noise on theta in every `period` steps. sigma = 0: the true gradient.
+      truncated: `(K) -> like theta`: the mean over windows of K steps of the gradient that holds the
+        state at the window's start fixed (TBPTT; truncated ES too where the loss is quadratic).
+    """
+
+    system: UnrolledSystem
+    theta: Any
+    gradient: Callable[[float, int], Any]
+    truncated: Callable[[int], Any]
+
+
+class ToyState(NamedTuple):
+    """s: f32[...], the state proper; t: i32[], steps taken."""
+
+    s: jax.Array
+    t: jax.Array
+
+
+def _toy(update, loss, s0, unroll_length, *, loss_period=1):
+    """A deterministic system `s <- update(theta, s, key)`, with `loss(s)` every `loss_period` steps."""
+
+    def init(theta, key):
+        return ToyState(jnp.asarray(s0, jnp.float32), jnp.zeros([], jnp.int32)), jnp.full(
+            [], ENDLESS if unroll_length is None else unroll_length, jnp.int32
+        )
+
+    def step(theta, state, key, data):
+        s, t = update(theta, state.s, key), state.t + 1
+        counted = loss(s) if loss_period == 1 else jnp.where(t % loss_period == 0, loss_period * loss(s), 0.0)
+        return ToyState(s, t), counted
+
+    return UnrolledSystem(init, step, unroll_length or 0, unroll_length, worst_loss=1e30)
+
+
+def accumulator(*, unroll_length: Annotated[int, Ge(1)] = 20, terminal: bool = False) -> Toy:
+    """`s <- s + theta`, loss s: the gradient is (T + 1) / 2, and (K + 1) / 2 when truncated.
+
+    Args:
+      unroll_length: T.
+      terminal: only the last loss counts (times T, so that the mean is it): T, and K when truncated.
+    """
+    length = unroll_length
+    system = _toy(
+        lambda theta, s, key: s + theta, lambda s: s, 0.0, length, loss_period=length if terminal else 1
+    )
+    if terminal:
+        return Toy(system, jnp.float32(0.3), lambda sigma, period: float(length), lambda k: float(k))
+    return Toy(system, jnp.float32(0.3), lambda sigma, period: (length + 1) / 2, lambda k: (k + 1) / 2)
+
+
+def linear_quadratic(*, unroll_length: Annotated[int, Ge(1)] = 50) -> Toy:
+    """`s <- 0.9 s + theta`, loss (s - 1)^2 / 2, theta = 0.2. Smoothing does not move the gradient.
+
+    Args:
+      unroll_length: T; the sum of the gradient is 316.6524 at T = 50.
+    """
+    system = _toy(
+        lambda theta, s, key: 0.9 * s + theta, lambda s: 0.5 * jnp.square(s - 1), 0.0, unroll_length
+    )
+    t = np.arange(1, unroll_length + 1)
+    influence = (1 - 0.9**t) / 0.1  # ds_t / dtheta
+
+    def truncated(k):
+        return float(np.mean((0.2 * influence - 1) * influence[(t - 1) % k]))
+
+    return Toy(system, jnp.float32(0.2), lambda sigma, period: truncated(unroll_length), truncated)
+
+
+def vector_linear_quadratic(
+    *, unroll_length: Annotated[int, Ge(1)] = 20, noise: Annotated[float, Ge(0)] = 0.3
+) -> Toy:
+    """`s <- A s + B theta + c_t`, loss s'Qs / 2 + q's; 5 states, theta a tree of 8 numbers, c_t random.
+
+    Args:
+      unroll_length: T.
+      noise: std of c_t, drawn from the step's key: it does not move the expected gradient.
+    """
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=(5, 5))
+    a *= 0.95 / np.abs(np.linalg.eigvals(a)).max()
+    b, root, q = rng.normal(size=(5, 8)) / 3, rng.normal(size=(5, 5)) / 3, rng.normal(size=5)
+    cost = root @ root.T
+    a, b, cost, q = (jnp.asarray(x, jnp.float32) for x in (a, b, cost, q))
+    theta = {
+        "w": jnp.asarray(rng.normal(size=(2, 3)) / 3, jnp.float32),
+        "b": (jnp.float32(0.2), jnp.float32(-0.4)),
+    }
+
+    def update(theta, s, key, noise=noise):
+        flat = jnp.concatenate([theta["w"].reshape(-1), jnp.stack(theta["b"])])
+        return a @ s + b @ flat + noise * jax.random.normal(key, (5,))
+
+    def loss(s):
+        return 0.5 * s @ cost @ s + q @ s
+
+    quiet = _toy(lambda theta, s, key: update(theta, s, key, 0.0), loss, np.zeros(5), unroll_length)
+    return Toy(
+        _toy(update, loss, np.zeros(5), unroll_length),
+        theta,
+        lambda sigma, period: truncated_gradient(quiet, theta, unroll_length, unroll_length),
+        lambda k: truncated_gradient(quiet, theta, unroll_length, k),
+    )
+
+
+def product(*, unroll_length: Annotated[int, Ge(1)] = 4) -> Toy:
+    """`s <- theta s`, s_0 = 1, theta = 0.8; the last s is the loss: tells one smoothing from another.
+
+    Args:
+      unroll_length: T. At T = 4 and sigma = 0.3 the gradient is 2.048 / 2.336 / 2.912 for noise
+        periods 1 / 2 / 4.
+    """
+    length, theta = unroll_length, 0.8
+    system = _toy(lambda theta, s, key: theta * s, lambda s: s, 1.0, length, loss_period=length)
+
+    def gradient(sigma, period):
+        moments = [1.0, theta]  # E (theta + noise)^k
+        for k in range(2, period + 1):
+            moments.append(theta * moments[k - 1] + (k - 1) * sigma**2 * moments[k - 2])
+        return length * moments[period] ** (length // period - 1) * moments[period - 1]
+
+    return Toy(system, jnp.float32(theta), gradient, lambda k: k * theta ** (length - 1))
+
+
+def exponential(*, unroll_length: Annotated[int, Ge(1)] = 6) -> Toy:
+    """`s <- s + theta`, theta = 0.1; exp(s_T / 2) is the loss: the other fingerprint of the smoothing.
+
+    Args:
+      unroll_length: T. At T = 6 and sigma = 0.4 the gradient is 4.566 / 5.148 / 5.804 / 8.320 for
+        noise periods 1 / 2 / 3 / 6.
+    """
+    length, theta, c = unroll_length, 0.1, 0.5
+    system = _toy(lambda theta, s, key: s + theta, lambda s: jnp.exp(c * s), 0.0, length, loss_period=length)
+
+    def gradient(sigma, period):
+        variance = (sigma * period) ** 2 * (length // period)  # of s_T
+        return c * length * math.exp(c * length * theta + c**2 * variance / 2)
+
+    return Toy(system, jnp.float32(theta), gradient, lambda k: c * k * math.exp(c * length * theta))
+
+
+def influence_balancing(
+    *,
+    unroll_length: Annotated[int, Ge(1)] | None = None,
+    loss_period: Annotated[int, Ge(1)] = 1,
+) -> Toy:
+    """Short-term influence of theta against its long-term influence (Tallec & Ollivier 2017).
+
+    23 states, `s <- A s + theta p`, A = 1/2 on the diagonal and above it, p = +1 for the first 10
+    states and -1 for the others, s_0 = 1, loss (s[0] - 1)^2 / 2, theta = 1/2. The best theta is -1/6;
+    gradients truncated to at most 40 steps point away from it.
+
+    Args:
+      unroll_length: T; None for the endless problem, whose `gradient` is that of the stationary state.
+      loss_period: steps from one loss to the next (times `loss_period`, so that the mean does not change).
+    """
+    a = 0.5 * (np.eye(23) + np.eye(23, k=1))
+    p = np.where(np.arange(23) < 10, 1.0, -1.0)
+    a32, p32, theta = jnp.asarray(a, jnp.float32), jnp.asarray(p, jnp.float32), 0.5
+    system = _toy(
+        lambda theta, s, key: a32 @ s + theta * p32,
+        lambda s: 0.5 * jnp.square(s[0] - 1),
+        np.ones(23),
+        unroll_length,
+        loss_period=loss_period,
+    )
+
+    def truncated(k):
+        steps, s, influence, total = unroll_length or 1000, np.ones(23), np.zeros(23), []
+        if unroll_length is None:
+            s = np.linalg.solve(np.eye(23) - a, theta * p)
+        for t in range(steps):
+            influence = a @ (np.zeros(23) if t % k == 0 else influence) + p
+            s = a @ s + theta * p
+            total.append((s[0] - 1) * influence[0] * ((t + 1) % loss_period == 0) * loss_period)
+        return float(np.mean(total[-k:] if unroll_length is None else total))
+
+    def gradient(sigma, period):
+        if unroll_length is not None:
+            return truncated(unroll_length)
+        slope = np.linalg.solve(np.eye(23) - a, p)[0]
+        return float((theta * slope - 1) * slope)
+
+    return Toy(system, jnp.float32(theta), gradient, truncated)
+
+
+TOYS = {
+    "accumulator": accumulator,
+    "exponential": exponential,
+    "influence_balancing": influence_balancing,
+    "linear_quadratic": linear_quadratic,
+    "product": product,
+    "vector_linear_quadratic": vector_linear_quadratic,
+}
+
+
+def truncated_gradient(system: UnrolledSystem, theta: Any, unroll_length: int, truncation_length: int) -> Any:
+    """Gradient of the mean loss per step with the state cut every `truncation_length` steps, by autodiff.
+
+    Exact for a system that draws nothing; `truncation_length = unroll_length` is the true gradient.
+    """
+
+    def mean_loss(theta):
+        def body(state, t):
+            cuts = (t % truncation_length == 0) & (t > 0)
+            state = jax.tree.map(lambda x: jnp.where(cuts, jax.lax.stop_gradient(x), x), state)
+            return system.step(theta, state, jax.random.key(0), ())
+
+        state, _ = system.init(theta, jax.random.key(0))
+        return jax.lax.scan(body, state, jnp.arange(unroll_length))[1].mean()
+
+    return jax.grad(mean_loss)(theta)

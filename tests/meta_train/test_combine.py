@@ -1,0 +1,135 @@
+"""Estimators over several families and over several devices."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from meta_train.combine import average, particle_mesh, shard
+from meta_train.estimators import Estimate, pes, summarise, tbptt
+from meta_train.system import UnrolledSystem
+
+
+def slope(vector, scale=1.0):
+    """A system without memory whose gradient is `scale * vector` at every step."""
+    vector = jnp.asarray(vector, jnp.float32)
+    return UnrolledSystem(
+        lambda theta, key: (jnp.zeros(len(vector)), jnp.int32(2)),
+        lambda theta, s, key, data: (s, scale * data * jnp.vdot(vector, theta)),
+        2,
+        2,
+    )
+
+
+def exact(vector, scale=1.0, particles=2):
+    """Its exact gradient, from an estimator."""
+    return tbptt(slope(vector, scale), num_particles=particles, truncation_length=1, stagger=False)
+
+
+THETA = jnp.zeros(2)
+
+
+def estimate(estimator, data, steps=1):
+    """The last of some estimates at theta = 0."""
+    state, window = estimator.init(THETA, jax.random.key(0)), jax.jit(estimator.estimate)
+    for i in range(steps):
+        found, state = window(THETA, state, jax.random.key(i), data)
+    return found, state
+
+
+def test_the_average_weighs_families_of_different_sizes():
+    both = average({"a": exact([1, 0]), "b": exact([0, 1], particles=4)}, weights={"a": 3.0, "b": 1.0})
+    found, _ = estimate(both, {"a": jnp.float32(1), "b": jnp.float32(2)})
+    np.testing.assert_allclose(found.grad, [0.75, 0.5])
+    assert both.num_particles == 6 and both.inner_steps == 6
+    assert {"loss", "grad_norm", "a/snr", "b/snr", "a/loss"} <= set(found.metrics)
+    assert found.particles["b/delta"].shape == (4,)
+
+
+def test_equal_weights_are_the_default():
+    found, _ = estimate(
+        average({"a": exact([1, 0]), "b": exact([0, 1])}), {"a": jnp.float32(1), "b": jnp.float32(1)}
+    )
+    np.testing.assert_allclose(found.grad, [0.5, 0.5])
+
+
+@pytest.mark.parametrize("factor", [1e-4, 1.0, 1e4])
+def test_ema_scaling_makes_families_weigh_alike_whatever_their_losses(factor):
+    both = average({"a": exact([1, 0]), "b": exact([0, 1], factor)}, scaling="ema")
+    for steps in (1, 5):
+        found, state = estimate(both, {"a": jnp.float32(1), "b": jnp.float32(1)}, steps)
+        np.testing.assert_allclose(found.grad, [0.5, 0.5], rtol=1e-5)
+    np.testing.assert_allclose(state.mean_sq / (1 - 0.99**5), [1, factor**2], rtol=1e-4)
+
+
+def test_without_scaling_the_family_with_large_losses_dominates():
+    found, _ = estimate(
+        average({"a": exact([1, 0]), "b": exact([0, 1], 100.0)}), {"a": jnp.float32(1), "b": jnp.float32(1)}
+    )
+    np.testing.assert_allclose(found.grad, [0.5, 50])
+
+
+def test_a_family_without_any_gradient_leaves_the_others_finite():
+    both = average({"a": exact([1, 0]), "b": exact([0, 1])}, scaling="ema")
+    found, _ = estimate(both, {"a": jnp.float32(1), "b": jnp.float32(0)})
+    np.testing.assert_allclose(found.grad, [0.5, 0], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({"weights": {"a": 0.0, "b": 1.0}}, "weights must be > 0, got 0.0 for a"),
+        ({"weights": {"a": 1.0}}, "weights must name the families a, b, got a"),
+        ({"weights": {"a": 1.0, "b": 1.0, "c": 1.0}}, "weights must name the families a, b, got a, b, c"),
+        ({"decay": 1.0}, r"decay must be in \[0, 1\), got 1.0"),
+        ({"scaling": "max"}, "scaling must be none or ema, got max"),
+    ],
+)
+def test_options_out_of_range_are_refused_by_name(options, said):
+    with pytest.raises(ValueError, match=f"^{said}$"):
+        average({"a": exact([1, 0]), "b": exact([0, 1])}, **options)
+
+
+def test_an_average_of_no_family_is_refused():
+    with pytest.raises(ValueError, match="^estimators must hold at least one family, got none$"):
+        average({})
+
+
+def test_a_sharded_average_is_the_average_of_one_device():
+    data = {"a": jnp.float32(1), "b": jnp.float32(2)}
+    results = []
+    for wrap in (lambda e: e, lambda e: shard(e, particle_mesh(4))):
+        noisy = pes(slope([1, 2]), num_particles=4, truncation_length=1, sigma=0.1)
+        both = average({"a": wrap(noisy), "b": wrap(exact([0, 1], particles=8))}, scaling="ema")
+        results.append(estimate(both, data, steps=3)[0])
+    one, four = results
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), one.grad, four.grad)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), one.particles, four.particles
+    )
+
+
+def test_particles_that_the_devices_cannot_share_are_refused():
+    with pytest.raises(ValueError, match=r"^num_particles must be a multiple of .* \(4\), got 6$"):
+        shard(exact([1, 0], particles=6), particle_mesh(4))
+
+
+@pytest.mark.parametrize("devices", [0, 5])
+def test_a_mesh_of_devices_that_are_not_there_is_refused(devices):
+    with pytest.raises(ValueError, match=f"^mesh.particles must be between 1 and 4, .* got {devices}$"):
+        particle_mesh(devices)
+
+
+def test_the_summary_is_computed_from_the_gradients_of_the_single_particles():
+    n, p = 12, 5
+    grads = np.random.default_rng(0).normal(size=(n, p)) + 0.7
+    mean = grads.mean(0)
+    numbers = dict.fromkeys(("diverged", "restarted", "theta_drift"), jnp.zeros(n))
+    numbers |= {"delta": jnp.arange(n) - 5.0, "grad_sq": jnp.asarray((grads**2).sum(1))}
+    metrics = summarise(Estimate(jnp.asarray(mean), jnp.float32(3.0), numbers, {})).metrics
+    trace = np.cov(grads.T).trace()
+    signal = mean @ mean - trace / n
+    np.testing.assert_allclose(metrics["snr"], signal / (trace / n), rtol=1e-4)
+    np.testing.assert_allclose(metrics["n_crit"], trace / signal, rtol=1e-4)
+    np.testing.assert_allclose(metrics["grad_norm"], np.sqrt(mean @ mean), rtol=1e-6)
+    assert float(metrics["delta_max"]) == 6 and float(metrics["delta_p50"]) == 3

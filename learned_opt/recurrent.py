@@ -49,7 +49,7 @@ class LossBuffer(NamedTuple):
 
 def init_loss_buffer() -> LossBuffer:
     """The buffer before the first loss."""
-    return LossBuffer(jnp.zeros(10), jnp.full(10, 999999999999.0), jnp.zeros([], jnp.int32))
+    return LossBuffer(jnp.zeros(10), jnp.full(10, 999999999999.0, jnp.float32), jnp.zeros([], jnp.int32))
 
 
 def push_loss(buffer: LossBuffer, loss: jax.Array, num_steps) -> tuple[jax.Array, LossBuffer]:

@@ -131,7 +131,7 @@ def rnn_mlp(
                 jnp.broadcast_to(theta["initial_from_mlp"], (tensors, from_mlp)),
                 theta["initial_from_lstm"],
                 RunningLoss(zero, zero, zero),
-                RunningClip(jnp.ones([]), jnp.full([], 0.01)),
+                RunningClip(jnp.ones([]), jnp.full([], 0.01, jnp.float32)),
             )
 
         def update(grads, state, params, value):

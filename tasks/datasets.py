@@ -6,9 +6,11 @@ Nothing here needs a network.
 
 import difflib
 import functools
+import importlib.util
 import re
 import zipfile
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
@@ -177,7 +179,20 @@ def standardised(x: np.ndarray) -> np.ndarray:
     return ((x - x.mean(0)) / np.where(std > 0, std, 1.0)).astype(np.float32)
 
 
+def _digits_file() -> Path | None:
+    """scikit-learn's file of digits, found without importing it: 80 MB and seconds less."""
+    spec = importlib.util.find_spec("sklearn")
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    file = Path(spec.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
+    return file if file.is_file() else None
+
+
 def _sklearn(name: str) -> Dataset:
+    file = _digits_file() if name == "digits" else None
+    if file is not None:
+        table = np.loadtxt(file, delimiter=",")  # 64 pixels of 0 to 16, and the class
+        return _digits(table[:, :-1], table[:, -1])
     try:
         from sklearn import datasets  # slow, and only training needs it
     except ImportError as error:
@@ -186,13 +201,18 @@ def _sklearn(name: str) -> Dataset:
         ) from error
     bunch = getattr(datasets, f"load_{name}")()
     x, y = np.asarray(bunch.data), np.asarray(bunch.target)
-    source = f"scikit-learn, load_{name}"
     if name == "digits":
-        return Dataset((x / 16).astype(np.float32), y.astype(np.int32), 10, (8, 8, 1), source)
+        return _digits(x, y)
+    source = f"scikit-learn, load_{name}"
     x = standardised(x)
     if name == "diabetes":
         return Dataset(x, standardised(y), 0, (x.shape[1],), source)
     return Dataset(x, y.astype(np.int32), int(y.max()) + 1, (x.shape[1],), source)
+
+
+def _digits(x: np.ndarray, y: np.ndarray) -> Dataset:
+    source = "scikit-learn, load_digits"
+    return Dataset((x / 16).astype(np.float32), y.astype(np.int32), 10, (8, 8, 1), source)
 
 
 def teacher(

@@ -147,3 +147,11 @@ def test_an_npz_file_that_does_not_fit_is_refused_in_one_line(tmp_path, arrays, 
     with pytest.raises(ValueError, match=f"^datasets: .*{words}") as error:
         datasets.load(f"npz:{path}")
     assert "\n" not in str(error.value)
+
+
+def test_digits_are_those_that_scikit_learn_loads(monkeypatch):
+    straight = datasets.load("digits")
+    monkeypatch.setattr(datasets, "_digits_file", lambda: None)
+    loaded = datasets._sklearn("digits")
+    np.testing.assert_array_equal(straight.x, loaded.x)
+    np.testing.assert_array_equal(straight.y, loaded.y)

@@ -55,13 +55,14 @@ def celo2(
     def init(key):
         return {"ff_mod_stack": net.init(key, dummy_tensor(DECAYS, (1, 1)))}
 
-    def direction(theta, t, count):
+    def step(theta, t, count):
         if t.grad.ndim < 2 and vectors == "adamw":
-            return vector_lr_mult * adam_direction(t, count, DECAYS.momentum[0], DECAYS.rms[0])
+            adam = adam_direction(t, count, DECAYS.momentum[0], DECAYS.rms[0])
+            return learning_rate * vector_lr_mult * (adam + weight_decay * t.param)
         o = net.apply(theta["ff_mod_stack"], t)[..., 0]
         if t.grad.ndim >= 2 and orthogonalise:
             o = newton_schulz(o)
-        return _over_matrices(o[..., None])[..., 0]
+        return learning_rate * (_over_matrices(o[..., None])[..., 0] + weight_decay * t.param)
 
     def build(theta, num_steps=None):
         del num_steps
@@ -72,8 +73,7 @@ def celo2(
                 grads = clip_gradients(grads, clip_norm)
             grads = jax.tree.map(lambda g: jnp.clip(g, -1000, 1000), grads)
             tensors, state = observe(grads, state, params, DECAYS, rms_eps=1e-8)
-            steps = [direction(theta, t, state.count) + weight_decay * t.param for t in tensors]
-            return tree_like([-learning_rate * step for step in steps], params), state
+            return tree_like([-step(theta, t, state.count) for t in tensors], params), state
 
         return transformation("celo2", partial(init_state, decays=DECAYS), update, needs=("params",))
 

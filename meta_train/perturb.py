@@ -56,6 +56,12 @@ def stack(*trees: Tree) -> Tree:
     return jax.tree.map(lambda *xs: jnp.stack(xs), *trees)
 
 
+def dot(a: Tree, b: Tree) -> jax.Array:
+    """f32[]: the sum of products of all leaves."""
+    products = jax.tree.map(lambda x, y: jnp.vdot(x.astype(jnp.float32), y.astype(jnp.float32)), a, b)
+    return sum(jax.tree.leaves(products), jnp.zeros([]))
+
+
 def sq_norm(a: Tree) -> jax.Array:
     """f32[]: the sum of squares of all leaves."""
     return sum((jnp.sum(jnp.square(x.astype(jnp.float32))) for x in jax.tree.leaves(a)), jnp.zeros([]))

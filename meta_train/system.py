@@ -14,8 +14,9 @@ Glossary (one word per thing, throughout the project):
 * `key`: a jax key, consumed by the callee.
 """
 
+import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -102,7 +103,7 @@ def unroll(
     data: Data,
     num_steps: int,
     *,
-    remat: bool = False,
+    remat: bool | Literal["sqrt"] = False,
 ) -> tuple[Rollout, jax.Array]:
     """One window: `num_steps` steps of a rollout that does not restart inside it.
 
@@ -113,7 +114,8 @@ def unroll(
       key: consumed; step i of the window uses the i-th key split from it.
       data: passed on to `system.step`.
       num_steps: K.
-      remat: recompute each step's residuals in the backward pass instead of storing them.
+      remat: recompute each step's residuals in the backward pass instead of storing them (the K states
+        are kept); "sqrt" keeps only about 2 sqrt(K) states, for one more forward pass.
 
     Returns:
       The rollout after the window, and the losses, f32[K]: capped at `system.worst_loss`, the one
@@ -126,7 +128,14 @@ def unroll(
 
     if remat:
         body = jax.checkpoint(body, prevent_cse=False)
-    state, losses = jax.lax.scan(body, rollout.state, jax.random.split(key, num_steps))
+    keys = jax.random.split(key, num_steps)
+    if remat == "sqrt":
+        keys = keys.reshape(-1, max(i for i in range(1, math.isqrt(num_steps) + 1) if num_steps % i == 0))
+        segment = jax.checkpoint(lambda state, keys: jax.lax.scan(body, state, keys), prevent_cse=False)
+        state, losses = jax.lax.scan(segment, rollout.state, keys)
+        losses = losses.reshape(-1)
+    else:
+        state, losses = jax.lax.scan(body, rollout.state, keys)
     finite = jnp.isfinite(losses)
     losses = jnp.where(finite, jnp.minimum(losses, system.worst_loss), system.worst_loss)
     return Rollout(state, rollout.t + num_steps, rollout.length, ~finite.all()), losses

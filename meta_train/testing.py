@@ -155,7 +155,10 @@ class ProbeState(NamedTuple):
     luck: jax.Array
 
 
-PROBE_THETA = {"w": np.float32([0.3, -0.2, 0.1]), "b": (np.float32(0.4), np.ones((2, 2), np.float32))}
+PROBE_THETA = {
+    "w": np.array([0.3, -0.2, 0.1], np.float32),
+    "b": (np.float32(0.4), np.ones((2, 2), np.float32)),
+}
 
 
 def probe(*, constant_length: bool = False, traces: list | None = None) -> UnrolledSystem:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from meta_train import perturb
+from meta_train.system import Rollout, UnrolledSystem
 
 Theta = Any
 EState = Any
@@ -80,6 +81,34 @@ class Particles(NamedTuple):
     index: jax.Array
     theta_sketch: jax.Array
     state: Any
+
+
+def pathwise(
+    grad: Theta, loss: jax.Array, restarted: jax.Array, rollout: Rollout
+) -> tuple[OneParticle, Rollout]:
+    """A particle whose gradient is backpropagated or pushed forward, and its rollout after the window.
+
+    A gradient that is not finite counts 0, is told as diverged, and makes the rollout restart.
+    """
+    finite = jnp.isfinite(perturb.sq_norm(grad))
+    diverged = rollout.diverged | ~finite
+    one = OneParticle(
+        direction=perturb.where(finite, grad, perturb.zeros_like(grad)),
+        weight=jnp.ones([]),
+        loss=loss,
+        delta=jnp.zeros([]),
+        restarted=restarted,
+        diverged=diverged,
+        sigma=jnp.ones([]),
+    )
+    return one, rollout._replace(diverged=diverged)
+
+
+def whole_length(system: UnrolledSystem, name: str) -> int:
+    """T, for an estimator that takes whole inner problems; refuses a random or endless one (ValueError)."""
+    if system.max_length is None or system.max_length != system.length_multiple:
+        raise ValueError(f"unroll_length must be one constant number for {name}, got a random or endless one")
+    return system.max_length
 
 
 def from_particle(

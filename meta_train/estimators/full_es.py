@@ -4,7 +4,7 @@ from typing import Annotated
 
 from annotated_types import Ge, Gt
 
-from meta_train.estimators.base import GradientEstimator
+from meta_train.estimators.base import GradientEstimator, whole_length
 from meta_train.estimators.gpes import gpes
 from meta_train.system import UnrolledSystem
 
@@ -40,12 +40,10 @@ def full_es(
     Source: Salimans et al., "Evolution Strategies as a Scalable Alternative to Reinforcement Learning", 2017.
     Differs from it in: no rank shaping (it would bias the gradient).
     """
-    if system.max_length is None or system.max_length != system.length_multiple:
-        raise ValueError("unroll_length must be one constant number for full_es, got a random or endless one")
     return gpes(
         system,
         num_particles=num_particles,
-        truncation_length=system.max_length,
+        truncation_length=whole_length(system, "full_es"),
         noise_period=None,
         sigma=sigma,
         delta_clip=delta_clip,

@@ -1,13 +1,11 @@
 """Truncated backpropagation through time."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import jax
-import jax.numpy as jnp
 from annotated_types import Ge
 
-from meta_train import perturb
-from meta_train.estimators.base import GradientEstimator, OneParticle, from_particle
+from meta_train.estimators.base import GradientEstimator, from_particle, pathwise
 from meta_train.system import UnrolledSystem, check_truncation, finished, restart_if, start, unroll
 
 
@@ -16,7 +14,7 @@ def tbptt(
     *,
     num_particles: Annotated[int, Ge(1)] = 16,
     truncation_length: Annotated[int, Ge(1)] = 10,
-    remat: bool = True,
+    remat: bool | Literal["sqrt"] = True,
     stagger: bool = True,
 ) -> GradientEstimator:
     """Truncated backpropagation through time (Werbos 1990).
@@ -33,7 +31,7 @@ def tbptt(
       num_particles: N rollouts.
       truncation_length: K, steps of one window.
       remat: recompute each step in the backward pass instead of storing its residuals; on a CPU this
-        is faster too.
+        is faster too. "sqrt" keeps about 2 sqrt(K) states instead of K, for K more steps.
       stagger: draws every particle's first length short, so that particles are out of phase.
 
     Returns:
@@ -62,17 +60,6 @@ def tbptt(
             return losses.mean(), end
 
         (loss, end), grad = jax.value_and_grad(mean_loss, has_aux=True)(theta)
-        finite = jnp.isfinite(perturb.sq_norm(grad))
-        diverged = end.diverged | ~finite
-        one = OneParticle(
-            direction=perturb.where(finite, grad, perturb.zeros_like(grad)),
-            weight=jnp.ones([]),
-            loss=loss,
-            delta=jnp.zeros([]),
-            restarted=restarted,
-            diverged=diverged,
-            sigma=jnp.ones([]),
-        )
-        return one, end._replace(diverged=diverged)
+        return pathwise(grad, loss, restarted, end)
 
     return from_particle(init_one, estimate_one, num_particles, truncation_length)

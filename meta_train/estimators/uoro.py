@@ -1,0 +1,99 @@
+"""Unbiased online recurrent optimization."""
+
+from typing import Annotated, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from annotated_types import Ge
+
+from meta_train import perturb
+from meta_train.estimators.base import GradientEstimator, from_particle, pathwise
+from meta_train.estimators.forward import floats_of, window_function
+from meta_train.system import Rollout, UnrolledSystem, check_truncation, finished, start
+
+TINY = 1e-7  # keeps the ratio of two norms finite
+
+
+class UOROState(NamedTuple):
+    """One particle: its rollout, and the factors of E[s theta^T] = ds/dtheta.
+
+    Attributes:
+      rollout: where it is.
+      s: float leaves of the state.
+      theta: like theta.
+    """
+
+    rollout: Rollout
+    s: list[jax.Array]
+    theta: Any
+
+
+def uoro(
+    system: UnrolledSystem,
+    *,
+    num_particles: Annotated[int, Ge(1)] = 16,
+    truncation_length: Annotated[int, Ge(1)] = 10,
+    stagger: bool = True,
+) -> GradientEstimator:
+    """A random rank-one influence matrix, carried forward (Tallec & Ollivier 2018).
+
+    `grad = dL/dtheta + (dL/ds . s~) theta~`, then `s~ <- rho0 ds'/ds s~ + rho1 nu` and
+    `theta~ <- theta~ / rho0 + nu^T ds'/dtheta / rho1`, nu = +-1 at random; ' is a window later.
+
+    Bias: none, theta frozen during an inner problem.
+    Variance: high, grows with |inner state|; less with longer windows, inside which derivatives are exact.
+    Cost: about 6 K steps; memory 2 |inner state| + |theta|, and K |inner state| while a window runs.
+    Needs: a system that is differentiable in theta and state, forward and reverse mode.
+    Reduces to: TBPTT in the first window of an inner problem; BPTT where T = K.
+
+    Args:
+      system: what is unrolled; its lengths must be multiples of `truncation_length`.
+      num_particles: N rollouts.
+      truncation_length: K, steps of one window; 1 is the published algorithm.
+      stagger: draws every particle's first length short, so that particles are out of phase.
+
+    Returns:
+      A `GradientEstimator`. A particle whose gradient is not finite counts 0 in the mean, is told in
+      the metrics as diverged, and restarts.
+
+    Raises:
+      ValueError: an option out of range, `truncation_length` that does not divide the lengths.
+
+    Source: Tallec & Ollivier, "Unbiased Online Recurrent Optimization", ICLR 2018.
+    Differs from it in: one rank-one update per window instead of per step, exact forward derivatives.
+    """
+    check_truncation(system, truncation_length)
+
+    def init_one(theta, key):
+        rollout = start(system, theta, key, stagger=truncation_length if stagger else None)
+        zeros = [jnp.zeros_like(x) for x in floats_of(rollout.state)]
+        return UOROState(rollout, zeros, perturb.zeros_like(theta))
+
+    def estimate_one(theta, state, key, data):
+        key_restart, key_unroll, key_nu = jax.random.split(key, 3)
+        restarted = finished(state.rollout)
+        s, th = perturb.where(restarted, perturb.zeros_like((state.s, state.theta)), (state.s, state.theta))
+        floats = floats_of(state.rollout.state)
+        window = window_function(
+            system, state.rollout, restarted, key_restart, key_unroll, data, truncation_length
+        )
+        (ends, loss), pull, end = jax.vjp(window, theta, floats, has_aux=True)
+        direct, by_state = pull((perturb.zeros_like(ends), jnp.ones_like(loss)))
+        indirect = sum((jnp.vdot(a, b) for a, b in zip(by_state, s, strict=True)), jnp.zeros([]))
+        one, end = pathwise(perturb.add_scaled(direct, indirect, th), loss, restarted, end)
+
+        keys = jax.random.split(key_nu, max(len(ends), 1))
+        nu = [jax.random.rademacher(k, x.shape, x.dtype) for k, x in zip(keys, ends, strict=False)]
+        (moved, _) = jax.jvp(window, (theta, floats), (perturb.zeros_like(theta), s), has_aux=True)[1]
+        pulled, _ = pull((nu, jnp.zeros_like(loss)))
+        rho0, rho1 = _ratio(th, moved), _ratio(pulled, nu)
+        s = perturb.add(perturb.scale(rho0, moved), perturb.scale(rho1, nu))
+        th = perturb.add(perturb.scale(1 / rho0, th), perturb.scale(1 / rho1, pulled))
+        return one, UOROState(end, s, th)
+
+    return from_particle(init_one, estimate_one, num_particles, truncation_length)
+
+
+def _ratio(a, b):
+    """The root of |a| / |b|."""
+    return jnp.sqrt((jnp.sqrt(perturb.sq_norm(a)) + TINY) / (jnp.sqrt(perturb.sq_norm(b)) + TINY))

@@ -86,7 +86,7 @@ def adafac_mlp(hidden: int = 4) -> InnerOptimizer:
     def init(params):
         def leaf(p):
             factored = (
-                (jnp.zeros((p.shape[0], 3)), jnp.zeros((p.shape[1], 3)))
+                (jnp.zeros((min(p.shape), 3)), jnp.zeros((max(p.shape), 3)))
                 if p.ndim == 2
                 else (jnp.zeros((*p.shape, 3)),)
             )

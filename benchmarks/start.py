@@ -1,4 +1,4 @@
-"""From `meta-train run` to the end of the first outer steps, without and with the persistent compilation cache.
+"""From `meta-train run` to the first outer steps, without and with the persistent compilation cache.
 
     python benchmarks/start.py [--json FILE]
 
@@ -28,7 +28,8 @@ def seconds(out: Path, cache: Path) -> float:
 
 def main() -> None:
     """Measures and prints."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("--json", metavar="FILE", help="write the figures to FILE")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

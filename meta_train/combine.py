@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from meta_train import perturb
-from meta_train.estimators.base import Estimate, GradientEstimator, summarise
+from meta_train.estimators.base import Estimate, GradientEstimator
 
 AXIS = "particles"
 
@@ -110,7 +110,7 @@ def average(
         estimates, states = {}, {}
         for label, k in zip(labels, keys, strict=True):
             one, states[label] = estimators[label].estimate(theta, state.states[label], k, data[label])
-            estimates[label] = summarise(one)
+            estimates[label] = one
 
         squares = jnp.stack([estimates[label].particles["grad_sq"].mean() for label in labels])
         mean_sq = decay * state.mean_sq + (1 - decay) * squares
@@ -123,10 +123,11 @@ def average(
         for i, label in enumerate(labels):
             grad = perturb.add_scaled(grad, shares[i] / scales[i], estimates[label].grad)
         loss = sum(shares[i] * estimates[label].loss for i, label in enumerate(labels))
-        metrics, particles = {"loss": loss, "grad_norm": jnp.sqrt(perturb.sq_norm(grad))}, {}
-        for label in labels:
-            metrics |= {f"{label}/{name}": value for name, value in estimates[label].metrics.items()}
-            particles |= {f"{label}/{name}": value for name, value in estimates[label].particles.items()}
+        metrics, particles = {}, {}
+        for label, one in estimates.items():
+            metrics[f"{label}/loss"] = one.loss
+            metrics[f"{label}/grad_norm"] = jnp.sqrt(perturb.sq_norm(one.grad))
+            particles |= {f"{label}/{name}": value for name, value in one.particles.items()}
         return Estimate(grad, jnp.asarray(loss), particles, metrics), AverageState(states, mean_sq, count)
 
     each = estimators.values()

@@ -74,19 +74,22 @@ def make_outer_step(
     def one_step(state, data):
         key = jax.random.fold_in(state.key, state.outer_step)
         estimate, estimator_state = estimator.estimate(state.theta, state.estimator_state, key, data)
-        metrics = estimate.metrics or summarise(estimate).metrics
         updates, opt_state = optimizer.update(estimate.grad, state.opt_state, state.theta)
         theta = optax.apply_updates(state.theta, updates)
         theta_ema = jax.tree.map(
             lambda a, b: (ema * a + (1 - ema) * b).astype(a.dtype), state.theta_ema, theta
         )
-        metrics = metrics | {"update_norm": jnp.sqrt(perturb.sq_norm(updates))}
-        return OuterState(
-            theta, theta_ema, opt_state, estimator_state, state.key, state.outer_step + 1
-        ), metrics
+        numbers = estimate._replace(
+            grad=jnp.sqrt(perturb.sq_norm(estimate.grad)),  # its norm is all that the metrics need
+            metrics=estimate.metrics | {"update_norm": jnp.sqrt(perturb.sq_norm(updates))},
+        )
+        step = state.outer_step + 1
+        return OuterState(theta, theta_ema, opt_state, estimator_state, state.key, step), numbers
 
     def step(state, data):
-        state, metrics = jax.lax.scan(lambda s, _: one_step(s, data), state, None, length=steps_per_call)
+        state, numbers = jax.lax.scan(lambda s, _: one_step(s, data), state, None, length=steps_per_call)
+        # After the loop, for all its steps at once: many small operations cost more than small inner steps.
+        metrics = jax.vmap(summarise)(numbers).metrics
         return state, jax.tree.map(lambda m: m.mean(0), metrics)
 
     return OuterStep(jax.jit(init), jax.jit(step, donate_argnums=0))

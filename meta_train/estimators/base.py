@@ -20,7 +20,8 @@ class Estimate(NamedTuple):
       grad: like theta; gradient of the mean loss per step.
       loss: f32[], mean over the window's steps, then over particles (both halves of each pair).
       particles: name -> f32[N], one number per particle, for the metrics.
-      metrics: name -> f32[]; filled by `summarise`.
+      metrics: name -> f32[]; an average puts its families' `label/loss` and `label/grad_norm` there,
+        `summarise` everything else.
     """
 
     grad: Theta
@@ -161,9 +162,11 @@ def _weighted_mean(weight, direction):
 
 
 def summarise(estimate: Estimate) -> Estimate:
-    """Fills in the metrics of an estimate of one family (after all devices' particles are together).
+    """Fills in the metrics of an estimate (after all devices' particles are together).
 
-    * `grad_norm`; `snr`: debiased |G|^2 / (tr Cov / N) of the mean gradient; `n_crit`: tr Cov / |G|^2,
+    `loss`, `grad_norm`, and for each family (named `label/...` in an average):
+
+    * `snr`: debiased |G|^2 / (tr Cov / N) of the mean gradient; `n_crit`: tr Cov / |G|^2,
       the particle count at which signal and noise are equal (NaN for one particle). Particles
       at different places of their inner problems count as noise.
     * `delta_p50`, `delta_p90`, `delta_max`: quantiles of |delta|.
@@ -171,23 +174,34 @@ def summarise(estimate: Estimate) -> Estimate:
     * `theta_drift`: mean of |theta - theta when the inner problem began| / sigma (within 25 %);
       above 1 the running inner problems belong to another theta than the one that is updated.
     """
-    numbers = estimate.particles
-    grad_sq = perturb.sq_norm(estimate.grad)
+    metrics = {
+        "loss": estimate.loss,
+        "grad_norm": jnp.sqrt(perturb.sq_norm(estimate.grad)),
+        **estimate.metrics,
+    }
+    families: dict[str, dict[str, jax.Array]] = {}
+    for label, value in estimate.particles.items():
+        prefix, _, name = label.rpartition("/")
+        families.setdefault(f"{prefix}/" if prefix else "", {})[name] = value
+    for prefix, numbers in families.items():
+        found = _family_metrics(numbers, jnp.square(metrics[f"{prefix}grad_norm"]))
+        metrics |= {f"{prefix}{name}": value for name, value in found.items()}
+    return estimate._replace(metrics=metrics)
+
+
+def _family_metrics(numbers: dict[str, jax.Array], grad_sq: jax.Array) -> dict[str, jax.Array]:
     n = numbers["grad_sq"].shape[0]
     # tr Cov of one particle from scalars alone: sum |g_i|^2 - N |mean g|^2.
     trace = n * (numbers["grad_sq"].mean() - grad_sq) / (n - 1) if n > 1 else jnp.full([], jnp.nan)
     signal = grad_sq - trace / n
-    size = jnp.abs(numbers["delta"])
-    metrics = {
-        "loss": estimate.loss,
-        "grad_norm": jnp.sqrt(grad_sq),
+    p50, p90, largest = jnp.quantile(jnp.abs(numbers["delta"]), jnp.asarray([0.5, 0.9, 1.0]))
+    return {
         "snr": signal / (trace / n),
         "n_crit": trace / signal,
-        "delta_p50": jnp.quantile(size, 0.5),
-        "delta_p90": jnp.quantile(size, 0.9),
-        "delta_max": size.max(),
+        "delta_p50": p50,
+        "delta_p90": p90,
+        "delta_max": largest,
         "diverged": numbers["diverged"].mean(),
         "restarted": numbers["restarted"].mean(),
         "theta_drift": numbers["theta_drift"].mean(),
     }
-    return estimate._replace(metrics=metrics)

@@ -6,6 +6,7 @@ from meta_train.estimators.bptt import bptt
 from meta_train.estimators.dodge import dodge
 from meta_train.estimators.full_es import full_es
 from meta_train.estimators.gpes import gpes
+from meta_train.estimators.guided_es import guided_es
 from meta_train.estimators.metz2019 import metz2019
 from meta_train.estimators.nres import nres
 from meta_train.estimators.pes import pes
@@ -23,6 +24,7 @@ ESTIMATORS = {
     "dodge": dodge,
     "full_es": full_es,
     "gpes": gpes,
+    "guided_es": guided_es,
     "metz2019": metz2019,
     "nres": nres,
     "pes": pes,

@@ -14,6 +14,7 @@ import pytest
 
 from meta_train import perturb, testing
 from meta_train.estimators import ESTIMATORS
+from meta_train.estimators.guided_es import guided_noise
 from meta_train.system import Rollout
 from meta_train.systems import toys
 from meta_train.testing import UNBIASED, Subject, build, compare, sample_gradients
@@ -25,6 +26,7 @@ SMOOTHING = {
     "dodge": "none",
     "full_es": "episode",
     "gpes": "episode",
+    "guided_es": "window",
     "metz2019": None,
     "nres": "episode",
     "pes": "window",
@@ -312,6 +314,17 @@ def test_random_cuts_have_the_published_variance_on_influence_balancing(mean_len
     samples = 100 * sample_gradients(estimator, toy.theta, jax.random.key(0), num_samples=4000, num_windows=1)
     assert abs(samples.mean() - 3571.63) < 4 * samples.std() / np.sqrt(4000)
     np.testing.assert_allclose(samples.std(), std, rtol=0.2)
+
+
+@pytest.mark.parametrize("isotropy", [0.2, 1.0])
+def test_guided_noise_leans_towards_the_surrogates_and_its_score_undoes_it(isotropy):
+    # 50 000 draws: an element of E[score noise^T] = 1 is known to 0.0045 (std) times at most sqrt(2 / 0.2).
+    surrogates = jnp.float32([[1e-3, 0, 0, 0, 0, 0], [0, 2e3, 2e3, 0, 0, 0]])
+    keys = jax.random.split(jax.random.key(0), 50_000)
+    noise, score = jax.vmap(lambda key: guided_noise(key, surrogates, isotropy))(keys)
+    np.testing.assert_allclose(score.T @ noise / 50_000, np.eye(6), atol=0.06)
+    inside, outside = jnp.square(noise[:, 0]).mean(), jnp.square(noise[:, 5]).mean()
+    np.testing.assert_allclose([inside, outside], [isotropy + (1 - isotropy) * 3, isotropy], rtol=0.05)
 
 
 # Boundaries.

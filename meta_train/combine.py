@@ -112,16 +112,17 @@ def average(
             one, states[label] = estimators[label].estimate(theta, state.states[label], k, data[label])
             estimates[label] = one
 
-        squares = jnp.stack([estimates[label].particles["grad_sq"].mean() for label in labels])
-        mean_sq = decay * state.mean_sq + (1 - decay) * squares
-        count = state.count + 1
-        unbiased = mean_sq / (1 - decay**count)
-        scales = jnp.sqrt(jnp.maximum(unbiased, 1e-30)) if scaling == "ema" else jnp.ones(len(labels))
+        mean_sq, count = state.mean_sq, state.count + 1
         shares = jnp.asarray([weights[label] / total for label in labels])
+        factors = shares
+        if scaling == "ema":
+            squares = jnp.stack([estimates[label].particles["grad_sq"].mean() for label in labels])
+            mean_sq = decay * mean_sq + (1 - decay) * squares
+            factors = shares * jax.lax.rsqrt(jnp.maximum(mean_sq / (1 - decay**count), 1e-30))
 
         grad = perturb.zeros_like(theta)
         for i, label in enumerate(labels):
-            grad = perturb.add_scaled(grad, shares[i] / scales[i], estimates[label].grad)
+            grad = perturb.add_scaled(grad, factors[i], estimates[label].grad)
         loss = sum(shares[i] * estimates[label].loss for i, label in enumerate(labels))
         metrics, particles = {}, {}
         for label, one in estimates.items():

@@ -41,6 +41,11 @@ def add_scaled(a: Tree, c: Any, b: Tree) -> Tree:
     return jax.tree.map(lambda x, y: x + jnp.asarray(c, x.dtype) * y, a, b)
 
 
+def mix(decay: float, a: Tree, b: Tree) -> Tree:
+    """`decay * a + (1 - decay) * b` in the dtypes of `a`, leaf by leaf."""
+    return jax.tree.map(lambda x, y: (decay * x + (1 - decay) * y).astype(x.dtype), a, b)
+
+
 def where(condition: jax.Array, a: Tree, b: Tree) -> Tree:
     """`a` if `condition` (bool[]) else `b`, leaf by leaf."""
     return jax.tree.map(lambda x, y: jnp.where(condition, x, y), a, b)

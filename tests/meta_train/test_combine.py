@@ -42,7 +42,9 @@ def test_the_average_weighs_families_of_different_sizes():
     found, _ = estimate(both, {"a": jnp.float32(1), "b": jnp.float32(2)})
     np.testing.assert_allclose(found.grad, [0.75, 0.5])
     assert both.num_particles == 6 and both.inner_steps == 6
-    assert {"loss", "grad_norm", "a/snr", "b/snr", "a/loss"} <= set(found.metrics)
+    metrics = summarise(found).metrics
+    assert {"loss", "grad_norm", "a/snr", "b/snr", "a/loss"} <= set(metrics)
+    np.testing.assert_allclose([metrics["a/grad_norm"], metrics["b/grad_norm"]], [1, 2])
     assert found.particles["b/delta"].shape == (4,)
 
 

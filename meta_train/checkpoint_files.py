@@ -19,6 +19,7 @@ from meta_train.checkpoint_format import CheckpointError, Leaf, check_fit, pack,
 
 FORMAT = 1  # of the manifest; to be raised when an older reader could not understand it
 UNFINISHED = ".unfinished"
+SPARE_BYTES = 2**20  # for the manifest and Orbax's own files
 
 
 class Damaged(Exception):
@@ -42,6 +43,9 @@ class Restored(NamedTuple):
 def write(path: Path, leaves: list[Leaf], arrays: list[np.ndarray], meta: dict) -> None:
     """Writes a checkpoint under another name, flushes it to the disk, and only then gives it its own."""
     unfinished = path.with_name(path.name + UNFINISHED)
+    # Asked beforehand, because TensorStore prints tracebacks of its own when a write fails.
+    if shutil.disk_usage(path.parent).free < sum(array.nbytes for array in arrays) + SPARE_BYTES:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     try:
         with _checkpointer() as checkpointer:
             checkpointer.save(unfinished / "state", args=_orbax().args.StandardSave(pack(arrays)))

@@ -103,9 +103,7 @@ def test_a_run_resumed_halfway_ends_in_the_same_bits_and_the_same_rows(finished,
     train.run(config, tmp_path / "half", resume=True)
     assert_same_state(newest(directory, config).state, newest(tmp_path / "half", config).state)
     timing = ("inner_steps_per_second",)
-    for a, b in zip(
-        *(read_jsonl(d / "metrics.jsonl") for d in (directory, tmp_path / "half")), strict=True
-    ):
+    for a, b in zip(*(read_jsonl(d / "metrics.jsonl") for d in (directory, tmp_path / "half")), strict=True):
         a, b = ({k: v for k, v in row.items() if k not in timing} for row in (a, b))
         np.testing.assert_equal(a, b)
 
@@ -139,7 +137,8 @@ def test_when_all_particles_diverge_the_run_stops_with_step_family_and_checkpoin
     # A learning rate of 1e30 on a quadratic is NaN after a few steps.
     lopt = {"name": "learnable_sgd", "initial_lr": 1e30}
     config = config_of(learned_optimizer=lopt, inner={"unroll_length": 40, "objective": {"log": False}})
-    with pytest.raises(RunError, match=r"family 'quadratic_[12]' diverged, up to outer step \d+; .*checkpoint"):
+    words = r"family 'quadratic_[12]' diverged, up to outer step \d+; .*checkpoint"
+    with pytest.raises(RunError, match=words):
         train.run(config, tmp_path / "run")
 
 
@@ -162,7 +161,8 @@ def test_a_config_that_cannot_work_is_refused_before_anything_is_written(tmp_pat
 
 
 def start(config_file, directory):
-    command = [sys.executable, "-m", "meta_train", "run", str(config_file), "--out", str(directory), "--resume"]
+    command = [sys.executable, "-m", "meta_train", "run", str(config_file), "--out", str(directory)]
+    command.append("--resume")
     # The log goes to a file: a pipe that nobody reads would stop the process.
     with open(directory.with_suffix(".log"), "a") as log:
         return subprocess.Popen(command, stdout=log, stderr=log, env=os.environ)

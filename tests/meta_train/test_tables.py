@@ -1,0 +1,30 @@
+"""The generated pages of docs/ are what the registries say now."""
+
+from pathlib import Path
+
+import pytest
+
+from meta_train.estimators import ESTIMATORS
+from meta_train.tables import TABLES, part
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("file", TABLES)
+def test_the_page_is_up_to_date(file):
+    """If not: python -m meta_train.tables docs."""
+    assert (ROOT / "docs" / file).read_text(encoding="utf-8") == TABLES[file]()
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.parametrize("key", ["Bias", "Variance", "Cost", "Reduces to", "Source", "Differs from it in"])
+def test_every_estimator_says_what_it_is(name, key):
+    import inspect
+
+    assert part(inspect.getdoc(ESTIMATORS[name]) or "", key)
+
+
+def test_the_readme_names_every_estimator():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name in ESTIMATORS:
+        assert f"`{name}`" in readme, name

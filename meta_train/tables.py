@@ -51,9 +51,9 @@ def estimators() -> str:
     head = ("estimator", "method", "bias", "variance", "compute and memory", "needs", "reduces to", "source")
     return page(
         "Estimators of the outer gradient",
-        "K is `truncation_length`, T the length of an inner problem, N `num_particles`; a window is K steps. Every",
-        "claim of bias is tested against closed-form truths through `meta_train.testing.check_estimator`, which",
-        "checks your own estimators as well.",
+        "K is `truncation_length`, T the length of an inner problem, N `num_particles`; a window is K steps.",
+        "Every claim of bias is tested against closed-form truths by `meta_train.testing.check_estimator`,",
+        "which checks your own estimators as well.",
         table=table(head, rows),
     )
 

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 # Outer steps of the quickstart; the config's own 5500 take five minutes on 2 cores.
-STEPS ?= 1600
+STEPS ?= 3000
 BIN := $(VENV)/bin
 # Compiled programs are kept between test runs: nearly all test time is compile time.
 CACHE := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.jax_cache JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0

@@ -1,0 +1,275 @@
+"""A diagnosis for people and programs: a table, one closing line, a JSON file, a picture."""
+
+import io
+import json
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import jax
+
+from meta_train.config import RunConfig
+from meta_train.diagnose import REFERENCE, TOLD, Diagnosis, Progress, diagnose, label, plan
+from meta_train.experiment import assemble
+from meta_train.gradient_statistics import Row
+from meta_train.hooks import RunError
+from meta_train.run_directory import load_trained
+from meta_train.train import set_up_jax
+
+FORMAT, VERSION = "meta-train/diagnosis", 1
+ALIGNED = 0.9  # the least cosine with the reference of what is recommended
+WIDE = 100  # characters that all columns of the table need
+WIDE_ONLY = ("variance", "KiB", "diverged")
+# Okabe and Ito's colours, told apart without colour vision.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+
+
+def diagnose_run(
+    config: RunConfig,
+    *,
+    run: Path | None = None,
+    estimators: Sequence[str] | None = None,
+    truncation_lengths: Sequence[int] | None = None,
+    sigmas: Sequence[float] | None = None,
+    num_samples: int = 256,
+    json_file: Path | None = None,
+    picture: Path | None = None,
+) -> Diagnosis:
+    """Diagnoses a config, prints the table and the closing line, writes the files that are asked for.
+
+    Args:
+      config: tasks, learned optimizer and inner training; its seed names theta and every draw.
+      run: directory of a run whose best theta is taken; None for the initial one.
+      estimators: instead of the usual ones; see `plan`.
+      truncation_lengths: instead of the config's.
+      sigmas: instead of the config's, a third and three times of it.
+      num_samples: chains for each row.
+      json_file: where the figures go.
+      picture: where the picture goes.
+
+    Raises:
+      ConfigError: options that do not fit.
+      RunError: not a run, a run with another theta, a file that cannot be written.
+    """
+    set_up_jax(config)
+    config = config.model_copy(update={"mesh": type(config.mesh)(particles=1)})
+    experiment = assemble(config)
+    theta, where = _theta(config, experiment.lopt.init, run)
+    settings = plan(config, estimators, truncation_lengths, sigmas)
+    with _progress() as progress:
+        found = diagnose(experiment, theta, settings, num_samples=num_samples, progress=progress)
+    print_table(found)
+    try:
+        if json_file is not None:
+            text = json.dumps(to_json(found, theta=where), indent=1, allow_nan=False)
+            json_file.write_text(text + "\n", encoding="utf-8")
+        if picture is not None:
+            picture.write_bytes(draw(found, f"{where}, T = {found.unroll_length}"))
+    except OSError as error:
+        raise RunError(f"cannot write {error.filename}: {error.strerror}") from error
+    return found
+
+
+def _theta(config, init, run) -> tuple[Any, str]:
+    """The theta to diagnose at, and what it is."""
+    key_theta = jax.random.split(jax.random.key(config.seed), 3)[0]  # what a run with this seed begins with
+    if run is None:
+        return jax.jit(init)(key_theta), "initial theta"
+    trained = load_trained(run, lambda text: print(f"warning: {text}", file=sys.stderr))
+    wanted = jax.eval_shape(init, key_theta)
+    if _shapes(trained.theta) != _shapes(wanted):
+        there = trained.experiment.config.learned_optimizer["name"]
+        name = config.learned_optimizer["name"]
+        raise RunError(f"theta of {run} ({there}) does not fit the config's learned optimizer ({name})")
+    return trained.theta, f"{trained.which} theta of {Path(run).name}, outer step {trained.outer_step}"
+
+
+def _shapes(tree):
+    return [(path, x.shape, x.dtype) for path, x in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+def choose(found: Diagnosis, *, unbiased: bool = False) -> Row | None:
+    """The row with the most signal per second that keeps the direction of the reference; None if none does.
+
+    Its sigma must not turn the gradient either; and with `unbiased`, no bias may have been found.
+    """
+    references = {r.sigma: r for r in found.references}
+    smallest = found.references[0]
+
+    def fits(row):
+        reference = references.get(row.sigma, smallest)
+        turned = smallest.z >= TOLD and reference.cosine < ALIGNED
+        aligned = row.cosine + 2 * row.cosine_error >= ALIGNED
+        told = reference.z >= TOLD and not math.isnan(row.snr_per_second)
+        return told and aligned and not turned and not (unbiased and row.z >= TOLD)
+
+    return max(filter(fits, found.rows), key=lambda row: row.snr_per_second, default=None)
+
+
+def closing_line(found: Diagnosis) -> str:
+    """Which estimator, which K, which sigma, how many particles."""
+    if all(r.z < TOLD for r in found.references):
+        chains = REFERENCE * found.num_samples
+        return f"no reference gradient stands out of the noise of {chains} chains: give more --samples"
+    best = choose(found)
+    if best is None:
+        return f"nothing keeps a cosine of {ALIGNED:g} with the reference: try a longer K, or more --samples"
+    line = (
+        f"use {_advice(best)}: the most signal per second of what keeps the gradient's direction "
+        f"(cosine {best.cosine:.2f} +- {best.cosine_error:.2f}, "
+    )
+    if best.z < TOLD:
+        return line + f"no bias found, z = {best.z:.1f})"
+    other = choose(found, unbiased=True)
+    also = f"; without a bias that shows: {_advice(other)}" if other else ""
+    return line + f"biased all the same, z = {best.z:.1f}{also})"
+
+
+def _advice(row: Row) -> str:
+    particles = max(1, math.ceil(row.n_crit))
+    return (
+        f"{label(row.estimator, row.truncation_length, row.sigma)} with {particles:,} "
+        f"particle{'s' if particles > 1 else ''}"
+    )
+
+
+def print_table(found: Diagnosis, file: IO[str] | None = None) -> None:
+    """Prints the rows, the references and the closing line: in colours on a terminal, as Markdown elsewhere.
+
+    Args:
+      found: from `diagnose`.
+      file: where to; None is the standard output.
+    """
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(file=file)
+    terminal = console.is_terminal
+    if not terminal:
+        console = Console(file=file, width=10 * WIDE, color_system=None)
+    cells = [_cells(row) for row in found.rows]
+    names = [name for name in cells[0] if console.width >= WIDE or name not in WIDE_ONLY]
+    table = Table(box=box.SIMPLE_HEAD if terminal else box.MARKDOWN, show_edge=not terminal, pad_edge=False)
+    for name in names:
+        table.add_column(name, justify="left" if name == names[0] else "right", no_wrap=True)
+    best = choose(found)
+    for row, texts in zip(found.rows, cells, strict=True):
+        table.add_row(*(texts[name] for name in names), style="green" if terminal and row is best else "")
+    with console.capture() as capture:
+        console.print(table)
+    print("\n".join(line.strip() for line in capture.get().strip().splitlines()), file=file)
+    print(file=file)
+    for line in (*_notes(found), closing_line(found)):
+        print(line, file=file)
+
+
+def _cells(row: Row) -> dict[str, str]:
+    """Column title -> text."""
+    return {
+        "estimator": row.estimator,
+        "K": "T" if row.truncation_length is None else str(row.truncation_length),
+        "sigma": "-" if row.sigma is None else f"{row.sigma:g}",
+        "bias": _number(row.bias),
+        "cosine": f"{row.cosine:.2f} +- {row.cosine_error:.2f}" if math.isfinite(row.cosine) else "-",
+        "z": f"{row.z:.1f}" if abs(row.z) < 1000 else f"{row.z:.0e}",
+        "variance": _number(row.variance),
+        "SNR/1000 steps": _number(1000 * row.snr_per_step),
+        "SNR/s": _number(row.snr_per_second),
+        "N_crit": _number(row.n_crit),
+        "KiB": _number(row.state_bytes / 1024),
+        "diverged": f"{row.diverged:.1%}",
+    }
+
+
+def _notes(found: Diagnosis) -> Iterator[str]:
+    for r in found.references:
+        turned = "" if r is found.references[0] else f", cosine with the smallest sigma's {_number(r.cosine)}"
+        yield f"reference at sigma {r.sigma:g}: |gradient| {_number(r.norm)}, z = {r.z:.1f}{turned}"
+    yield (
+        f"{found.num_samples} chains a row, {found.num_meta_parameters:,} meta-parameters, "
+        f"T up to {found.unroll_length}; -: not told from noise; measured in {found.seconds:.0f} s"
+    )
+
+
+def _number(x: float) -> str:
+    if not math.isfinite(x):
+        return "-" if math.isnan(x) else "inf"
+    return f"{x:.4g}" if abs(x) >= 1000 else f"{x:#.3g}".rstrip(".")
+
+
+def to_json(found: Diagnosis, **more: Any) -> dict[str, Any]:
+    """Everything as plain JSON values; None for what is not told from noise, or infinite."""
+
+    def plain(record):
+        return {
+            k: None if isinstance(v, float) and not math.isfinite(v) else v
+            for k, v in record._asdict().items()
+        }
+
+    best = choose(found)
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        **more,
+        **plain(found),
+        "rows": [plain(row) for row in found.rows],
+        "references": [plain(reference) for reference in found.references],
+        "choice": None if best is None else found.rows.index(best),
+        "closing_line": closing_line(found),
+    }
+
+
+def draw(found: Diagnosis, title: str = "") -> bytes:
+    """A PNG: a line for each row, its cosine, signal per second and N_crit; the choice is bold."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12.5, 1.6 + 0.3 * len(found.rows)), dpi=120, layout="constrained")
+    panels = figure.subplots(1, 3, sharey=True)
+    names = list(dict.fromkeys(row.estimator for row in found.rows))
+    best = choose(found)
+    for i, row in enumerate(found.rows):
+        style = {"color": COLOURS[names.index(row.estimator) % len(COLOURS)], "markersize": 7}
+        error = min(row.cosine_error, 2.0) if math.isfinite(row.cosine_error) else 0.0
+        panels[0].errorbar(row.cosine, i, xerr=error, fmt="o", **style)
+        for panel, x in ((panels[1], row.snr_per_second), (panels[2], row.n_crit)):
+            if math.isfinite(x) and x > 0:
+                panel.plot(x, i, "o", **style)
+    panels[0].axvline(ALIGNED, color="0.6", linewidth=1, linestyle="--")
+    panels[0].set_xlim(-1.05, 1.05)
+    panels[0].set_xlabel("cosine with the reference (1: unbiased direction)")
+    panels[1].set_xlabel("signal-to-noise per second (more is better)")
+    panels[2].set_xlabel("N_crit: particles at which signal = noise")
+    labels = [label(row.estimator, row.truncation_length, row.sigma) for row in found.rows]
+    panels[0].set_yticks(range(len(found.rows)), labels)
+    for tick, row in zip(panels[0].get_yticklabels(), found.rows, strict=True):
+        tick.set_fontweight("bold" if row is best else "normal")
+    panels[0].set_ylim(len(found.rows) - 0.5, -0.5)
+    for panel in panels:
+        panel.grid(True, color="0.9", linewidth=0.8)
+        panel.spines[["top", "right"]].set_visible(False)
+    for panel in panels[1:]:
+        if any(len(line.get_xdata()) for line in panel.lines):
+            panel.set_xscale("log")
+    figure.suptitle(title, fontsize=12)
+    png = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(png, metadata={"Software": ""})
+    return png.getvalue()
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """A bar on a terminal, nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda done, total, text: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+    with Bar(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("")
+        yield lambda done, total, text: bar.update(task, completed=done, total=total, description=text)

@@ -1,4 +1,4 @@
-"""A linear system in which every step's influence on every later loss is given: the variance's ground truth."""
+"""A linear system whose steps' influences on every later loss are given: the variance's ground truth."""
 
 from typing import Annotated, Literal, NamedTuple
 
@@ -19,7 +19,7 @@ class LinearInfluenceState(NamedTuple):
 
 
 def influences(kind: str, unroll_length: int, dim: int, seed: int = 0) -> np.ndarray:
-    """f64[T, T, dim]: gradient of loss w by theta as step j used it; 0 for j > w. `kind` as in the factory."""
+    """f64[T, T, dim]: gradient of loss w by theta as step j used it, 0 for j > w. `kind`: as below."""
     rng = np.random.default_rng(seed)
     shape = (unroll_length, unroll_length, dim)
     if kind == "equal":

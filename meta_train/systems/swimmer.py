@@ -52,7 +52,7 @@ def swimmer(
       integrator: of the four steps of 0.01 s, semi-implicit "euler" (as in Brax) or "rk4" (as in Gym).
 
     Source: Gym's Swimmer on MuJoCo (Todorov, Erez & Tassa 2012; Coulom 2002).
-    Differs from it in: nothing to 1e-9 in float64 over 200 steps of 0.01 s; no termination.
+    Differs from it in: nothing to 1e-10 in float64 over 200 steps of 0.01 s; no termination.
     """
 
     def init(theta, key):
@@ -135,7 +135,7 @@ def _fluid(along, across, turning):
 
 
 def _inverse3(m):
-    """Inverse of a symmetric 3 x 3 matrix, by cofactors: no call per particle into a linear-algebra library."""
+    """Inverse of a symmetric 3 x 3 matrix, by cofactors: no library call per particle."""
     cofactors = jnp.stack([jnp.cross(m[1], m[2]), jnp.cross(m[2], m[0]), jnp.cross(m[0], m[1])])
     return cofactors / (m[0] @ cofactors[0])
 

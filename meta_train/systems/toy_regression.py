@@ -26,8 +26,8 @@ def inner_loss(x: jax.Array) -> jax.Array:
 def toy_regression(*, unroll_length: Annotated[int, Ge(1)] = 100) -> OuterProblem:
     """The schedule of gradient descent on a 2-D function with ripples (Vicol et al. 2021, section 5.2).
 
-    `x <- x - rate_t grad f(x)`, `rate_t = exp(theta[0]) (T - t) / T + exp(theta[1]) t / T`, x_0 = (1, 1), loss
-    f(x) after the step; theta = (-4, -4). Truncated windows see no use in large rates.
+    `x <- x - rate_t grad f(x)`, `rate_t = exp(theta[0]) (T - t) / T + exp(theta[1]) t / T`, x_0 = (1, 1),
+    loss f(x) after the step; theta = (-4, -4). Truncated windows see no use in large rates.
 
     Args:
       unroll_length: T. At T = 100 the losses sum to 2488 at the initial theta and 553 at the best.

@@ -29,7 +29,7 @@ def rollout(problem, theta, num_steps, key=0):
 
 @pytest.mark.parametrize("integrator", ["euler", "rk4"])
 def test_the_swimmer_follows_mujoco(integrator):
-    # 200 steps of 0.01 s from MuJoCo 3, 34 (37) of them beyond a joint limit; torques beyond +-1 are clipped.
+    # 200 steps of 0.01 s from MuJoCo 4.0.0, 34 (37) of them beyond a joint limit, torques clipped to +-1.
     with jax.enable_x64(True):
         state = SwimmerState(
             jnp.asarray([0.02, -0.03, 0.05, -0.07, 0.09]), jnp.asarray([-0.01, 0.04, -0.06, 0.08, 0.1])

@@ -64,6 +64,8 @@ class Rollout(NamedTuple):
     diverged: jax.Array
 
 
+# Steps of a state of so few numbers cost less than the loop around them: several are written out.
+SMALL, UNROLL = 256, 5
 ENDLESS = 2**31 - 1  # the length of an inner problem that never restarts
 
 
@@ -135,7 +137,8 @@ def unroll(
         state, losses = jax.lax.scan(segment, rollout.state, keys)
         losses = losses.reshape(-1)
     else:
-        state, losses = jax.lax.scan(body, rollout.state, keys)
+        size = sum(math.prod(jnp.shape(x)) for x in jax.tree.leaves(rollout.state))
+        state, losses = jax.lax.scan(body, rollout.state, keys, unroll=UNROLL if size <= SMALL else 1)
     finite = jnp.isfinite(losses)
     losses = jnp.where(finite, jnp.minimum(losses, system.worst_loss), system.worst_loss)
     return Rollout(state, rollout.t + num_steps, rollout.length, ~finite.all()), losses

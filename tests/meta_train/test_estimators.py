@@ -490,7 +490,7 @@ def test_a_gradient_that_is_not_finite_counts_nothing_and_restarts_its_particle(
     # sqrt has an infinite slope at 0, where the loss itself is finite.
     def step(theta, s, key, data):
         s = s + 1
-        return s, jnp.sqrt(jnp.where(s == 1, theta * (jax.random.uniform(key) < 0.5), theta))
+        return s, jnp.sqrt(jnp.where(s == 1, theta - 4.0 * (jax.random.uniform(key) < 0.5), theta))
 
     system = toys.UnrolledSystem(lambda theta, key: (jnp.float32(0.0), jnp.int32(4)), step, 4, 4)
     estimator = ESTIMATORS["tbptt"](system, num_particles=16, truncation_length=2, stagger=False, remat=False)

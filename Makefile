@@ -7,7 +7,9 @@ BIN := $(VENV)/bin
 # Compiled programs are kept between test runs: nearly all test time is compile time.
 CACHE := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.jax_cache JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0
 
-.PHONY: quickstart test test-slow lint bench clean
+REPRODUCTIONS := influence_balancing variance
+
+.PHONY: quickstart test test-slow lint bench reproduce clean
 
 quickstart: $(VENV)/.train
 	$(BIN)/meta-train run configs/quickstart.yaml outer_steps=$(STEPS) --out runs/quickstart --resume
@@ -40,6 +42,9 @@ $(VENV)/.train: pyproject.toml $(VENV)/.created
 $(VENV)/.dev: pyproject.toml $(VENV)/.train
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train,dev]'
 	touch $@
+
+reproduce: $(VENV)/.dev
+	for name in $(REPRODUCTIONS); do $(BIN)/python -m reproductions.$$name --out docs/reproductions/$$name.png || exit 1; done
 
 clean:
 	rm -rf $(VENV) .jax_cache .pytest_cache .ruff_cache runs

@@ -130,7 +130,7 @@ def save_picture(draw: Callable[[dict[str, Any], Any], None], result: dict[str, 
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    style = {
+    style: dict[Any, Any] = {
         "axes.spines.top": False,
         "axes.spines.right": False,
         "axes.grid": True,

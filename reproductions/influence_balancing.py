@@ -92,4 +92,4 @@ def draw(result: dict[str, Any], figure: Any) -> None:
 
 
 if __name__ == "__main__":
-    common.main(__doc__, run, draw, seeds=[3, 5, 7])
+    common.main(__doc__ or "", run, draw, seeds=[3, 5, 7])

@@ -80,4 +80,4 @@ def draw(result: dict[str, Any], figure: Any) -> None:
 
 
 if __name__ == "__main__":
-    common.main(__doc__, run, draw, seeds=[0])
+    common.main(__doc__ or "", run, draw, seeds=[0])

@@ -20,7 +20,7 @@ test: $(VENV)/.dev
 	$(CACHE) $(BIN)/python -m pytest -q
 
 test-slow: $(VENV)/.dev
-	$(CACHE) $(BIN)/python -m pytest -q -m slow
+	$(CACHE) $(BIN)/python -m pytest -q -m slow $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -183,17 +183,42 @@ class FloorState(NamedTuple):
     t: jax.Array
 
 
-def es_floor(
-    family: Any, opt: InnerOptimizer, *, method: str, num_particles: int, k: int, length: int, sigma: float
-) -> tuple[Callable, Callable]:
-    """(init, jitted outer step) of PES or of truncated ES that carries the positive half's state."""
-    outer = optax.adam(3e-4)
+def fresh_problem(family: Any, opt: InnerOptimizer) -> Callable:
+    """`(key) -> (cfg, params, state of the optimizer)` of a new inner problem."""
 
     def fresh(key):
         key_cfg, key_params = jax.random.split(key)
         cfg = family.sample(key_cfg)
         params = family.task(cfg).init(key_params)
         return cfg, params, opt.init(params)
+
+    return fresh
+
+
+def outer_step(particle: Callable, outer: Any, num_particles: int) -> Callable:
+    """The jitted `(state, key, data) -> (state, loss)`: all particles, the mean of their gradients, Adam."""
+
+    def step(state, key, data):
+        keys = jax.random.split(jax.random.fold_in(key, state.t), num_particles)
+        grads, losses, particles = jax.vmap(particle, (None, 0, 0, None))(
+            state.theta, state.particles, keys, data
+        )
+        grad = jax.tree.map(lambda g: g.mean(0), grads)
+        updates, adam = outer.update(grad, state.adam, state.theta)
+        return FloorState(
+            optax.apply_updates(state.theta, updates), adam, particles, state.t + 1
+        ), losses.mean()
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def es_floor(
+    family: Any, opt: InnerOptimizer, *, method: str, num_particles: int, k: int, length: int, sigma: float
+) -> tuple[Callable, Callable]:
+    """(init, jitted outer step) of PES or of truncated ES that carries the positive half's state."""
+    outer = optax.adam(3e-4)
+
+    fresh = fresh_problem(family, opt)
 
     def unroll(theta, inner, key, data):
         cfg, params, opt_state = inner
@@ -238,18 +263,7 @@ def es_floor(
             theta, outer.init(theta), jax.tree.map(jnp.copy, (inner, inner, xi, t)), jnp.zeros([], jnp.int32)
         )
 
-    def step(state, key, data):
-        keys = jax.random.split(jax.random.fold_in(key, state.t), num_particles)
-        grads, losses, particles = jax.vmap(particle, (None, 0, 0, None))(
-            state.theta, state.particles, keys, data
-        )
-        grad = jax.tree.map(lambda g: g.mean(0), grads)
-        updates, adam = outer.update(grad, state.adam, state.theta)
-        return FloorState(
-            optax.apply_updates(state.theta, updates), adam, particles, state.t + 1
-        ), losses.mean()
-
-    return jax.jit(init), jax.jit(step, donate_argnums=0)
+    return jax.jit(init), outer_step(particle, outer, num_particles)
 
 
 def tbptt_floor(
@@ -258,11 +272,7 @@ def tbptt_floor(
     """(init, jitted outer step) of truncated backpropagation, each step rematerialised."""
     outer = optax.adam(3e-4)
 
-    def fresh(key):
-        key_cfg, key_params = jax.random.split(key)
-        cfg = family.sample(key_cfg)
-        params = family.task(cfg).init(key_params)
-        return cfg, params, opt.init(params)
+    fresh = fresh_problem(family, opt)
 
     def particle(theta, state, key, data):
         inner, t = state
@@ -289,15 +299,4 @@ def tbptt_floor(
         t = (jnp.arange(num_particles) * k) % length
         return FloorState(theta, outer.init(theta), (inner, t), jnp.zeros([], jnp.int32))
 
-    def step(state, key, data):
-        keys = jax.random.split(jax.random.fold_in(key, state.t), num_particles)
-        grads, losses, particles = jax.vmap(particle, (None, 0, 0, None))(
-            state.theta, state.particles, keys, data
-        )
-        grad = jax.tree.map(lambda g: g.mean(0), grads)
-        updates, adam = outer.update(grad, state.adam, state.theta)
-        return FloorState(
-            optax.apply_updates(state.theta, updates), adam, particles, state.t + 1
-        ), losses.mean()
-
-    return jax.jit(init), jax.jit(step, donate_argnums=0)
+    return jax.jit(init), outer_step(particle, outer, num_particles)

@@ -76,9 +76,7 @@ def make_outer_step(
         estimate, estimator_state = estimator.estimate(state.theta, state.estimator_state, key, data)
         updates, opt_state = optimizer.update(estimate.grad, state.opt_state, state.theta)
         theta = optax.apply_updates(state.theta, updates)
-        theta_ema = jax.tree.map(
-            lambda a, b: (ema * a + (1 - ema) * b).astype(a.dtype), state.theta_ema, theta
-        )
+        theta_ema = perturb.mix(ema, state.theta_ema, theta)
         numbers = estimate._replace(
             grad=jnp.sqrt(perturb.sq_norm(estimate.grad)),  # its norm is all that the metrics need
             metrics=estimate.metrics | {"update_norm": jnp.sqrt(perturb.sq_norm(updates))},

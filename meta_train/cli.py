@@ -11,6 +11,8 @@ EXIT_REFUSED, EXIT_FAILED, EXIT_INTERRUPTED = 2, 1, 130
 MOST_CPU_DEVICES = 16
 BASELINES = Path("runs") / "baselines"
 KINDS = ("tasks", "estimators", "optimizers")
+# Modules with an `add(commands)` each; light to import: what a command needs is imported when it runs.
+COMMANDS = ()
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -118,6 +120,9 @@ def parser() -> argparse.ArgumentParser:
     )
     describe.add_argument("name", metavar="NAME")
     describe.set_defaults(command=describe_command)
+
+    for module in COMMANDS:
+        module.add(commands)
     return top
 
 

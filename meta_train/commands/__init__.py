@@ -1,0 +1,1 @@
+"""Commands of `meta-train` that have a file of their own: `add(commands)` declares one and its options."""

@@ -1,1 +1,18 @@
-"""Unrolled systems that are not the training of a task by a learned optimizer."""
+"""Unrolled systems that are not the training of a task by a learned optimizer, in the literal dict `SYSTEMS`.
+
+Each factory returns an `OuterProblem`; `toys` holds the ones whose gradient is known. Importing them needs
+jax and numpy alone: what else a system needs (haiku, a task's data, scikit-learn), its factory imports.
+"""
+
+from meta_train.systems.linear_influence import linear_influence
+from meta_train.systems.outer_problem import OuterProblem
+from meta_train.systems.swimmer import swimmer
+from meta_train.systems.toy_regression import toy_regression
+
+SYSTEMS = {
+    "linear_influence": linear_influence,
+    "swimmer": swimmer,
+    "toy_regression": toy_regression,
+}
+
+__all__ = ["SYSTEMS", "OuterProblem"]

@@ -39,6 +39,8 @@ class UnrolledSystem(NamedTuple):
       max_length: the longest T; None for an endless problem. Equal to `length_multiple` where T is constant.
       worst_loss: finite ceiling of a step's loss. A larger one, and one that is not finite, counts as
         this, so that a diverged half of a pair keeps the sign of its badness and spoils no mean.
+      no_gradient: what in it has no useful gradient, in words ("objective accuracy"); "" where losses and
+        states are differentiable in theta. Estimators that differentiate refuse such a system.
     """
 
     init: Callable[[Theta, jax.Array], tuple[State, jax.Array]]
@@ -46,6 +48,7 @@ class UnrolledSystem(NamedTuple):
     length_multiple: int = 1
     max_length: int | None = None
     worst_loss: float = 1e6
+    no_gradient: str = ""
 
 
 class Rollout(NamedTuple):

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from annotated_types import Ge, Gt
 
-from meta_train.estimators.base import GradientEstimator, whole_length
+from meta_train.estimators.base import GradientEstimator, check_differentiable, whole_length
 from meta_train.estimators.tbptt import tbptt
 from meta_train.system import UnrolledSystem
 
@@ -64,6 +64,7 @@ def artbp(
         raise ValueError(f"mean_length must be > 1, got {mean_length}")
     if exponent <= 2:
         raise ValueError(f"exponent must be > 2, got {exponent}")
+    check_differentiable(system, "artbp")
     window = whole_length(system, "artbp without max_window") if max_window is None else max_window
 
     def cut_probability(age):

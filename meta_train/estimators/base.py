@@ -112,6 +112,18 @@ def whole_length(system: UnrolledSystem, name: str) -> int:
     return system.max_length
 
 
+# Estimators that only evaluate losses.
+GRADIENT_FREE = ("full_es", "gpes", "nres", "pes", "truncated_es")
+
+
+def check_differentiable(system: UnrolledSystem, name: str) -> None:
+    """Refuses (ValueError) a system that the estimator called `name` cannot differentiate."""
+    if system.no_gradient:
+        raise ValueError(
+            f"{name} needs gradients, {system.no_gradient} has none; allowed: {', '.join(GRADIENT_FREE)}"
+        )
+
+
 def from_particle(
     init_one: Callable[[Theta, jax.Array], Any],
     estimate_one: Callable[[Theta, Any, jax.Array, Any], tuple[OneParticle, Any]],

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge
 
-from meta_train.estimators.base import GradientEstimator, whole_length
+from meta_train.estimators.base import GradientEstimator, check_differentiable, whole_length
 from meta_train.estimators.tbptt import tbptt
 from meta_train.system import UnrolledSystem
 
@@ -41,5 +41,6 @@ def bptt(
     Source: Werbos, "Backpropagation through time: what it does and how to do it", 1990.
     Differs from it in: nothing.
     """
+    check_differentiable(system, "bptt")
     length = whole_length(system, "bptt")
     return tbptt(system, num_particles=num_particles, truncation_length=length, remat=remat, stagger=False)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from annotated_types import Ge
 
 from meta_train import perturb
-from meta_train.estimators.base import GradientEstimator, OneParticle, from_particle
+from meta_train.estimators.base import GradientEstimator, OneParticle, check_differentiable, from_particle
 from meta_train.estimators.forward import floats_of, start_function, window_function
 from meta_train.system import Rollout, UnrolledSystem, check_truncation, finished
 
@@ -66,6 +66,7 @@ def dodge(
       comparison of Li et al., "Noise-Reuse in Online Evolution Strategies", NeurIPS 2023.
     Differs from it in: random directions only, none learned.
     """
+    check_differentiable(system, "dodge")
     check_truncation(system, truncation_length)
     if noise_period is not None and (noise_period < 1 or noise_period % truncation_length):
         raise ValueError(

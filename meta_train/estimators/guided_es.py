@@ -8,7 +8,7 @@ from annotated_types import Ge, Gt, Le
 from jax.flatten_util import ravel_pytree
 
 from meta_train import perturb
-from meta_train.estimators.base import GradientEstimator, OneParticle, from_particle
+from meta_train.estimators.base import GradientEstimator, OneParticle, check_differentiable, from_particle
 from meta_train.system import Rollout, UnrolledSystem, check_truncation, finished, restart_if, start, unroll
 
 
@@ -71,6 +71,7 @@ def guided_es(
     Differs from it in: the noise is persistent; C^-1 makes the estimate that of the gradient, not of C
       times it; the surrogates are truncated gradients of the particle's own earlier windows.
     """
+    check_differentiable(system, "guided_es")
     check_truncation(system, truncation_length)
     if sigma <= 0:
         raise ValueError(f"sigma must be > 0, got {sigma}")

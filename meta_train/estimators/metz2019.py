@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from annotated_types import Ge, Gt, Lt
 
 from meta_train import perturb
-from meta_train.estimators.base import GradientEstimator, OneParticle, from_particle
+from meta_train.estimators.base import GradientEstimator, OneParticle, check_differentiable, from_particle
 from meta_train.system import Rollout, UnrolledSystem, check_truncation, finished, restart_if, start, unroll
 
 
@@ -58,6 +58,7 @@ def metz2019(
     Differs from it in: the weights come from the mean squares of the particle's own earlier windows, not
       from the variance over the particles of this one, which would bias the mix.
     """
+    check_differentiable(system, "metz2019")
     check_truncation(system, truncation_length)
     if sigma <= 0:
         raise ValueError(f"sigma must be > 0, got {sigma}")

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from annotated_types import Ge, Gt
 
 from meta_train import perturb
-from meta_train.estimators.base import GradientEstimator, OneParticle, from_particle
+from meta_train.estimators.base import GradientEstimator, OneParticle, check_differentiable, from_particle
 from meta_train.system import Rollout, UnrolledSystem, check_truncation, finished, restart_if, start, unroll
 
 
@@ -57,6 +57,7 @@ def pes_analytic(
       Persistent Evolution Strategies", ICML 2021, the PES+Analytic variant of the public code.
     Differs from it in: each pair has a rollout with theta itself, with its own data.
     """
+    check_differentiable(system, "pes_analytic")
     check_truncation(system, truncation_length)
     if sigma <= 0:
         raise ValueError(f"sigma must be > 0, got {sigma}")

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from annotated_types import Ge, Gt
 
 from meta_train import perturb
-from meta_train.estimators.base import GradientEstimator, OneParticle, from_particle
+from meta_train.estimators.base import GradientEstimator, OneParticle, check_differentiable, from_particle
 from meta_train.system import Rollout, UnrolledSystem, check_truncation, finished, restart_if, start, unroll
 
 
@@ -63,6 +63,7 @@ def pes_reparam(
     Differs from it in: gradients at the perturbed thetas instead of at theta, which makes it exact; a control
       variate that does not know this window's eps.
     """
+    check_differentiable(system, "pes_reparam")
     check_truncation(system, truncation_length)
     if sigma <= 0:
         raise ValueError(f"sigma must be > 0, got {sigma}")

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from annotated_types import Ge, Gt
 
 from meta_train import perturb
-from meta_train.estimators.base import GradientEstimator, from_particle, pathwise
+from meta_train.estimators.base import GradientEstimator, check_differentiable, from_particle, pathwise
 from meta_train.system import UnrolledSystem, check_truncation, finished, restart_if, start, unroll
 
 
@@ -47,6 +47,7 @@ def reparam(
       optimizers", ICML 2019.
     Differs from it in: antithetic pairs; the state goes on with theta itself.
     """
+    check_differentiable(system, "reparam")
     check_truncation(system, truncation_length)
     if sigma <= 0:
         raise ValueError(f"sigma must be > 0, got {sigma}")

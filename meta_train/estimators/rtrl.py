@@ -8,7 +8,7 @@ from annotated_types import Ge, Gt
 from jax.flatten_util import ravel_pytree
 
 from meta_train import perturb
-from meta_train.estimators.base import GradientEstimator, from_particle, pathwise
+from meta_train.estimators.base import GradientEstimator, check_differentiable, from_particle, pathwise
 from meta_train.estimators.forward import floats_of, start_function, window_function
 from meta_train.system import Rollout, UnrolledSystem, check_truncation, finished
 
@@ -57,6 +57,7 @@ def rtrl(
       Networks", 1989.
     Differs from it in: nothing.
     """
+    check_differentiable(system, "rtrl")
     check_truncation(system, truncation_length)
 
     def basis(theta):

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import jax
 from annotated_types import Ge
 
-from meta_train.estimators.base import GradientEstimator, from_particle, pathwise
+from meta_train.estimators.base import GradientEstimator, check_differentiable, from_particle, pathwise
 from meta_train.system import UnrolledSystem, check_truncation, finished, restart_if, start, unroll
 
 
@@ -44,6 +44,7 @@ def tbptt(
     Source: Werbos, "Backpropagation through time: what it does and how to do it", 1990.
     Differs from it in: nothing.
     """
+    check_differentiable(system, "tbptt")
     check_truncation(system, truncation_length)
 
     def init_one(theta, key):

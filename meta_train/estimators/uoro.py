@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from annotated_types import Ge
 
 from meta_train import perturb
-from meta_train.estimators.base import GradientEstimator, from_particle, pathwise
+from meta_train.estimators.base import GradientEstimator, check_differentiable, from_particle, pathwise
 from meta_train.estimators.forward import floats_of, window_function
 from meta_train.system import Rollout, UnrolledSystem, check_truncation, finished, start
 
@@ -62,6 +62,7 @@ def uoro(
     Source: Tallec & Ollivier, "Unbiased Online Recurrent Optimization", ICLR 2018.
     Differs from it in: one rank-one update per window instead of per step, exact forward derivatives.
     """
+    check_differentiable(system, "uoro")
     check_truncation(system, truncation_length)
 
     def init_one(theta, key):

@@ -56,9 +56,8 @@ def test_one_program_runs_all_rates_and_schedules_and_gets_down_a_valley(name):
     thetas = [theta(baseline.learning_rates, schedule) for schedule in baseline.schedules]
     thetas = jax.tree.map(lambda *x: np.concatenate(x), *thetas)
     final = np.nan_to_num(run(thetas, jnp.int32(100)), nan=np.inf).reshape(len(baseline.schedules), -1)
-    best = final.argmin(1)
-    assert (final.min(1) < 0.01 * loss(start)).all(), final
-    assert (best < final.shape[1] - 1).all() and (best > 0).all(), final  # inside the grid
+    assert (final[:, 1:-1].min(1) < 0.01 * loss(start)).all(), final  # inside the grid
+    assert (final[:, 0] > 0.5 * loss(start)).all(), final  # which begins with rates that are too small
     assert len(np.unique(final)) > final.size // 2  # the arrays of theta matter
 
 

@@ -1,0 +1,143 @@
+"""A population from round to round, in memory: what the command does with files, notebooks do with this."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from meta_train.hooks import RunError
+from meta_train.population import engine as engine_lib
+from meta_train.population.base import Controller, Member, Outcome, Rhythm, Trainer
+from meta_train.population.space import Hypers, Space
+
+
+class Record(NamedTuple):
+    """One round of M members; a list of them is the whole history of a population.
+
+    Attributes:
+      round: number, from 0.
+      step: steps that every member has trained at its end.
+      hypers: of this round.
+      scores: f64[M, E].
+      fitness: f64[M]; -inf where not finite.
+      source: i64[M], whose state each member had at the *end* of this round went on into the next one.
+      events: of the decision after this round.
+    """
+
+    round: int
+    step: int
+    hypers: Hypers
+    scores: np.ndarray
+    fitness: np.ndarray
+    source: np.ndarray
+    events: list[dict[str, Any]]
+
+
+class Stage(NamedTuple):
+    """Everything that a population is between two rounds.
+
+    Attributes:
+      round: rounds done.
+      members: states on the devices.
+      hypers: of the next round.
+      controller: its state.
+      ancestors: i64[M], the member of the first round that each descends from.
+    """
+
+    round: int
+    members: Member
+    hypers: Hypers
+    controller: dict
+    ancestors: np.ndarray
+
+
+class Population(NamedTuple):
+    """What does not change from round to round."""
+
+    trainer: Trainer
+    controller: Controller
+    space: Space
+    rhythm: Rhythm
+    engine: engine_lib.Engine
+    seed: int
+
+
+def population(
+    trainer: Trainer,
+    controller: Controller,
+    space: Space,
+    rhythm: Rhythm,
+    *,
+    seed: int = 0,
+    copy: engine_lib.Copy = engine_lib.Copy(),  # noqa: B008 (immutable)
+    mesh: Any = None,
+    chunk: int | None = None,
+) -> Population:
+    """A population that is ready to begin; arguments as those of its parts."""
+    run = engine_lib.engine(trainer, controller.num_members, rhythm, copy=copy, mesh=mesh, chunk=chunk)
+    return Population(trainer, controller, space, rhythm, run, seed)
+
+
+def begin(population: Population) -> Stage:
+    """All members before the first round."""
+    state, decision = population.controller.init(_rng(population, 0))
+    key = jax.random.fold_in(jax.random.key(population.seed), 0)
+    members = population.engine.init(key, engine_lib.to_device(population.space, decision.hypers))
+    members = population.engine.gather(members, decision.source.astype(np.int32))
+    return Stage(0, members, decision.hypers, state, np.arange(len(decision.source))[decision.source])
+
+
+def advance(population: Population, stage: Stage, *, last: bool) -> tuple[Stage, Record]:
+    """One round and, unless it is the last one, the decision after it. The members given are donated.
+
+    The generator and the keys of a round hang on its number alone, so nothing of them needs to be saved.
+
+    Raises:
+      RunError: no ranked member has a finite fitness.
+    """
+    rhythm, trainer = population.rhythm, population.trainer
+    key = jax.random.fold_in(jax.random.key(population.seed), 1)
+    hypers = engine_lib.to_device(population.space, stage.hypers)
+    number = np.asarray(stage.round, np.int32)
+    members, scores = population.engine.train(stage.members, hypers, key, number, trainer.data)
+    scores = np.asarray(scores, np.float64)
+    fitness, step = fitness_of(scores, rhythm.average), (stage.round + 1) * rhythm.round_steps
+    if not np.isfinite(fitness[population.controller.ranked]).any():
+        raise RunError(f"no member has a finite fitness any more after round {stage.round + 1} (step {step})")
+    source, new, events, state = np.arange(len(scores)), stage.hypers, [], stage.controller
+    if not last:
+        rng = _rng(population, stage.round + 1)
+        outcome = Outcome(step, scores, fitness, stage.hypers)
+        state, (source, new, events) = population.controller.step(stage.controller, outcome, rng)
+        if (source != np.arange(len(source))).any():
+            members = population.engine.gather(members, source.astype(np.int32))
+    record = Record(stage.round, step, stage.hypers, scores, fitness, source, events)
+    return Stage(stage.round + 1, members, new, state, stage.ancestors[source]), record
+
+
+def evolve(
+    population: Population, rounds: int, *, tell: Callable[[Record], None] = lambda record: None
+) -> tuple[Stage, list[Record]]:
+    """A whole run in memory: the last stage, and the record of every round."""
+    stage, records = begin(population), []
+    for number in range(rounds):
+        stage, record = advance(population, stage, last=number == rounds - 1)
+        records.append(record)
+        tell(record)
+    return stage, records
+
+
+def fitness_of(scores: np.ndarray, average: int) -> np.ndarray:
+    """f64[M]: the mean of each member's last `average` evaluations; -inf where one of all is not finite."""
+    finite = np.isfinite(scores).all(axis=1)
+    return np.where(finite, np.where(np.isfinite(scores), scores, 0)[:, -average:].mean(axis=1), -np.inf)
+
+
+def best_member(controller: Controller, record: Record) -> int:
+    """The ranked member with the highest fitness."""
+    return int(controller.ranked[np.argmax(record.fitness[controller.ranked])])
+
+
+def _rng(population: Population, number: int) -> np.random.Generator:
+    return np.random.default_rng([population.seed, number])

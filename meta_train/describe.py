@@ -59,16 +59,24 @@ def describe(registry: Registry, name: str) -> Description:
     factory = registry[name]
     summary, text, helps = split_docstring(factory)
     options = tuple(
-        Option(
-            parameter.name,
-            type_in_words(parameter.annotation),
-            range_in_words(parameter.annotation),
-            default_in_words(NO_VALUE if parameter.default is parameter.empty else parameter.default),
-            helps.get(parameter.name, ""),
-        )
+        option
         for parameter in option_parameters(factory)
+        for option in _option(parameter.name, parameter.annotation, parameter.default, helps)
     )
     return Description(name, summary, text, options)
+
+
+def _option(name: str, kind: Any, default: Any, helps: dict[str, str]) -> typing.Iterator[Option]:
+    """One option; one that is a NamedTuple of options also with each of these, dotted."""
+    fields = getattr(default, "_asdict", None)
+    words = "" if fields else default_in_words(NO_VALUE if default is inspect.Parameter.empty else default)
+    last = name.rpartition(".")[2]
+    yield Option(name, type_in_words(kind), range_in_words(kind), words, helps.get(last, ""))
+    if fields is not None:
+        kinds = typing.get_type_hints(type(default), include_extras=True)
+        inner = split_docstring(type(default), "Attributes")[2]
+        for field, value in fields().items():
+            yield from _option(f"{name}.{field}", kinds[field], value, inner)
 
 
 def describe_model(model: type[BaseModel], name: str) -> Description:
@@ -120,14 +128,11 @@ def render(description: Description, width: int = 100) -> str:
     return "\n".join(lines) + "\n"
 
 
-_SECTION = re.compile(r"^Args:\s*$", re.MULTILINE)
-
-
-def split_docstring(factory: Factory) -> tuple[str, str, dict[str, str]]:
+def split_docstring(factory: Factory, section: str = "Args") -> tuple[str, str, dict[str, str]]:
     """The summary, the text without its Args section, and what that section says of each parameter."""
     doc = inspect.getdoc(getattr(factory, "func", factory)) or ""
     summary, _, rest = doc.partition("\n")
-    match = _SECTION.search(rest)
+    match = re.search(rf"^{section}:\s*$", rest, re.MULTILINE)
     if match is None:
         return summary, rest.strip(), {}
     before, lines = rest[: match.start()], rest[match.end() :].strip("\n").split("\n")

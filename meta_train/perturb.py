@@ -16,13 +16,17 @@ def gaussian_like(key: jax.Array, tree: Tree) -> Tree:
     One draw for the whole tree, cut into leaves: the same key gives the same noise wherever it is
     called, so an estimator may keep the key instead of the noise.
     """
+    return unflatten(jax.random.normal(key, (size(tree),)), tree)
+
+
+def unflatten(flat: jax.Array, tree: Tree) -> Tree:
+    """f32[P] cut into the shapes and dtypes of `tree`, which holds P numbers."""
     leaves, treedef = jax.tree.flatten(tree)
-    sizes = [math.prod(jnp.shape(x)) for x in leaves]
-    flat = jax.random.normal(key, (sum(sizes),))
     parts, offset = [], 0
-    for x, size in zip(leaves, sizes, strict=True):
-        parts.append(flat[offset : offset + size].reshape(jnp.shape(x)).astype(jnp.result_type(x)))
-        offset += size
+    for x in leaves:
+        end = offset + math.prod(jnp.shape(x))
+        parts.append(flat[offset:end].reshape(jnp.shape(x)).astype(jnp.result_type(x)))
+        offset = end
     return treedef.unflatten(parts)
 
 

@@ -72,7 +72,8 @@ def from_value_error(error: ValueError, where: str, options: Iterable[str]) -> P
     """What a factory refused; its message begins with the name of the option."""
     message = str(error)
     option, _, rest = message.partition(" ")
-    return Problem(join(where, option), rest) if option in options else Problem(where, message)
+    known = option.partition(".")[0] in options
+    return Problem(join(where, option), rest) if known else Problem(where, message)
 
 
 def from_validation(

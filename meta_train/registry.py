@@ -73,12 +73,13 @@ def fill(registry: Registry, spec: Any, where: str = "") -> tuple[Any, list[Prob
     """
     options, problems = _validate(registry, spec, where)
     if options is not None:
-        return {"name": spec["name"], **options.model_dump(mode="json")}, problems
+        given = {name: getattr(options, name) for name in type(options).model_fields}
+        return {"name": spec["name"], **json.loads(as_json(_plain(given)))}, problems
     if not isinstance(spec, dict) or str(spec.get("name")) not in registry:
         return spec, problems
     options = option_parameters(registry[spec["name"]])
     defaults = {option.name: option.default for option in options if option.default is not option.empty}
-    return {"name": spec["name"]} | json.loads(as_json(defaults)) | spec, problems
+    return {"name": spec["name"]} | json.loads(as_json(_plain(defaults))) | spec, problems
 
 
 def build(registry: Registry, spec: Any, *args: Any, where: str = "") -> Any:
@@ -122,6 +123,15 @@ def _validate(registry: Registry, spec: Any, where: str) -> tuple[BaseModel | No
         return model.model_validate_json(text), []
     except ValidationError as error:
         return None, from_validation(error, json.loads(text), model, where)
+
+
+def _plain(value: Any) -> Any:
+    """Mappings instead of NamedTuples, which JSON would make lists of, all the way down."""
+    if hasattr(value, "_asdict"):
+        return _plain(value._asdict())
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def as_json(value: Any) -> str:

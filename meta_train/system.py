@@ -72,13 +72,22 @@ SMALL, UNROLL = 256, 5
 ENDLESS = 2**31 - 1  # the length of an inner problem that never restarts
 
 
-def start(system: UnrolledSystem, theta: Theta, key: jax.Array, *, stagger: int | None = None) -> Rollout:
+def start(
+    system: UnrolledSystem,
+    theta: Theta,
+    key: jax.Array,
+    *,
+    stagger: int | None = None,
+    key_stagger: jax.Array | None = None,
+) -> Rollout:
     """A fresh inner problem. The key is consumed.
 
     With `stagger=K` its length is drawn among K, 2K, ..., T: given to every particle's *first*
-    problem, it keeps the particles out of phase for good.
+    problem, it keeps the particles out of phase for good. Particles that are to stay in phase get the
+    same `key_stagger`.
     """
     key_state, key_length = jax.random.split(key)
+    key_length = key_length if key_stagger is None else key_stagger
     state, length = system.init(theta, key_state)
     length = jnp.asarray(length, jnp.int32)
     if stagger is not None:

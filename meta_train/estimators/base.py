@@ -129,6 +129,8 @@ def from_particle(
     estimate_one: Callable[[Theta, Any, jax.Array, Any], tuple[OneParticle, Any]],
     num_particles: int,
     inner_steps: int,
+    *,
+    keys: Callable[[jax.Array, jax.Array], Any] = jax.random.fold_in,
 ) -> GradientEstimator:
     """Lifts the rule of one particle to N independent particles and the mean of their gradients.
 
@@ -137,12 +139,13 @@ def from_particle(
       estimate_one: `(theta, state, key, data) -> (OneParticle, state)`.
       num_particles: N >= 1.
       inner_steps: steps of the system that one particle takes in one estimate.
+      keys: `(key, index i32[]) -> ` what the rules get as `key`; a key of the particle's own by default.
     """
     if num_particles < 1:
         raise ValueError(f"num_particles must be >= 1, got {num_particles}")
 
     def keys_of(key, index):
-        return jax.vmap(jax.random.fold_in, (None, 0))(key, index)
+        return jax.vmap(keys, (None, 0))(key, index)
 
     def init(theta, key):
         index = jnp.arange(num_particles)
@@ -150,8 +153,9 @@ def from_particle(
         return Particles(index, theta_sketch, jax.vmap(init_one, (None, 0))(theta, keys_of(key, index)))
 
     def estimate(theta, particles, key, data):
-        keys = keys_of(key, particles.index)
-        one, state = jax.vmap(estimate_one, (None, 0, 0, None))(theta, particles.state, keys, data)
+        one, state = jax.vmap(estimate_one, (None, 0, 0, None))(
+            theta, particles.state, keys_of(key, particles.index), data
+        )
         now = perturb.sketch(theta)
         began = jnp.where(one.restarted[:, None], now, particles.theta_sketch)
         numbers = {

@@ -6,6 +6,7 @@ from annotated_types import Ge, Gt
 
 from meta_train.estimators.base import GradientEstimator, whole_length
 from meta_train.estimators.gpes import gpes
+from meta_train.estimators.noise import PLAIN, Noise
 from meta_train.system import UnrolledSystem
 
 
@@ -15,6 +16,7 @@ def full_es(
     num_particles: Annotated[int, Ge(1)] = 16,
     sigma: Annotated[float, Gt(0)] = 0.01,
     delta_clip: Annotated[float, Gt(0)] | None = None,
+    noise: Noise = PLAIN,
 ) -> GradientEstimator:
     """Evolution strategies without truncation.
 
@@ -30,6 +32,7 @@ def full_es(
       num_particles: N, antithetic pairs.
       sigma: std of the perturbation, in units of theta.
       delta_clip: clips each pair's difference of mean losses to +- this; a bias against heavy tails.
+      noise: orthogonal pairs, common random numbers, a schedule of sigma, sigma of single leaves.
 
     Returns:
       A `GradientEstimator`.
@@ -48,4 +51,5 @@ def full_es(
         sigma=sigma,
         delta_clip=delta_clip,
         stagger=False,
+        noise=noise,
     )

@@ -8,6 +8,16 @@ from annotated_types import Ge, Gt
 
 from meta_train import perturb
 from meta_train.estimators.base import GradientEstimator, OneParticle, from_particle
+from meta_train.estimators.noise import (
+    PLAIN,
+    Noise,
+    check_noise,
+    draw,
+    draw_size,
+    first_calls,
+    particle_keys,
+    sigma_now,
+)
 from meta_train.system import Rollout, UnrolledSystem, check_truncation, finished, restart_if, start, unroll
 
 
@@ -18,10 +28,12 @@ class GPESState(NamedTuple):
       pair: both rollouts, leaves [2, ...]: pos, neg.
       episode_key: key[]; names the noise of the current inner problem: block b of it is drawn from
         `fold_in(episode_key, b)`, so that no noise needs to be stored.
-      sigma: f32[], std of the noise drawn from now on. A leaf: changing it never recompiles.
+      sigma: f32[], std of the noise drawn from now on (of a schedule: at its begin). A leaf: changing it
+        never recompiles.
       drawn_sigma: f32[], std of the noise in use.
       xi: like theta, the sum over the inner problem's blocks of eps / sigma^2; None where there is
         only one block.
+      calls: i32[], windows since the run began; None where sigma has no schedule.
     """
 
     pair: Rollout
@@ -29,6 +41,7 @@ class GPESState(NamedTuple):
     sigma: jax.Array
     drawn_sigma: jax.Array
     xi: Any
+    calls: jax.Array | None
 
 
 def gpes(
@@ -40,6 +53,7 @@ def gpes(
     sigma: Annotated[float, Gt(0)] = 0.01,
     delta_clip: Annotated[float, Gt(0)] | None = None,
     stagger: bool = True,
+    noise: Noise = PLAIN,
 ) -> GradientEstimator:
     """Persistent ES with any noise period (Li et al. 2023).
 
@@ -61,7 +75,9 @@ def gpes(
       noise_period: steps that one perturbation lasts, a multiple of K; None for the whole inner problem.
       sigma: std of the perturbation, in units of theta.
       delta_clip: clips each pair's difference of mean losses to +- this; a bias against heavy tails.
-      stagger: draws every particle's first length short, so that particles are out of phase.
+      stagger: draws every particle's first length short, so that particles (cohorts, where they are
+        orthogonal) are out of phase.
+      noise: orthogonal pairs, common random numbers, a schedule of sigma, sigma of single leaves.
 
     Returns:
       A `GradientEstimator` whose state holds `GPESState`s with leaves [N, ...].
@@ -75,8 +91,7 @@ def gpes(
       when sigma changes), noise regenerated from keys, staggered particles.
     """
     check_truncation(system, truncation_length)
-    if sigma <= 0:
-        raise ValueError(f"sigma must be > 0, got {sigma}")
+    check_noise(noise, sigma, num_particles)
     if noise_period is not None and (noise_period < 1 or noise_period % truncation_length):
         raise ValueError(
             f"noise_period must be a multiple of truncation_length ({truncation_length}) or None, "
@@ -84,27 +99,36 @@ def gpes(
         )
     accumulates = noise_period is not None
 
-    def init_one(theta, key):
-        key_start, episode_key = jax.random.split(key)
-        eps = perturb.scale(sigma, perturb.gaussian_like(jax.random.fold_in(episode_key, 0), theta))
+    def init_one(theta, keys):
+        key_start, _ = jax.random.split(keys.system)
+        key_stagger, episode_key = jax.random.split(keys.noise)
+        eps, _ = draw(noise, jax.random.fold_in(episode_key, 0), keys.member, theta)
+        together = key_stagger if noise.orthogonal else None
         first = truncation_length if stagger else None
-        pair = jax.vmap(lambda theta: start(system, theta, key_start, stagger=first))(
-            perturb.antithetic(theta, eps)
+        pair = jax.vmap(lambda theta: start(system, theta, key_start, stagger=first, key_stagger=together))(
+            perturb.antithetic(theta, perturb.scale(sigma, eps))
         )
         xi = perturb.zeros_like(theta) if accumulates else None
         s = jnp.full([], sigma, jnp.float32)
-        return GPESState(pair, episode_key, s, s, xi)
+        return GPESState(pair, episode_key, s, s, xi, first_calls(noise))
 
-    def estimate_one(theta, state, key, data):
-        key_restart, key_episode, key_unroll = jax.random.split(key, 3)
+    def estimate_one(theta, state, keys, data):
+        key_restart, _, key_unroll = jax.random.split(keys.system, 3)
+        _, key_episode, _ = jax.random.split(keys.noise, 3)
         restarted = finished(state.pair).any()
         t = jnp.where(restarted, 0, state.pair.t[0])
         episode_key = jnp.where(restarted, key_episode, state.episode_key)
         block, begins = (0, t == 0) if noise_period is None else (t // noise_period, t % noise_period == 0)
-        drawn_sigma = jnp.where(begins, state.sigma, state.drawn_sigma)
-        draw = perturb.in_groups(accumulate if accumulates else reuse, perturb.size(theta))
-        xi, (thetas, direction) = draw(
-            state.xi, theta, jax.random.fold_in(episode_key, block), drawn_sigma, begins, restarted
+        drawn_sigma = jnp.where(begins, sigma_now(noise, state.sigma, sigma, state.calls), state.drawn_sigma)
+        perturbed = perturb.in_groups(accumulate if accumulates else reuse, draw_size(noise, theta))
+        xi, (thetas, direction) = perturbed(
+            state.xi,
+            theta,
+            jax.random.fold_in(episode_key, block),
+            keys.member,
+            drawn_sigma,
+            begins,
+            restarted,
         )
         # One stacked call: both halves see the same keys.
         pair, losses = jax.vmap(window, (None, 0, 0, None, None, None))(
@@ -117,20 +141,23 @@ def gpes(
         one = OneParticle(
             direction, weight, losses.mean(), delta, restarted, pair.diverged.any(), drawn_sigma
         )
-        return one, GPESState(pair, episode_key, state.sigma, drawn_sigma, xi)
+        calls = None if state.calls is None else state.calls + 1
+        return one, GPESState(pair, episode_key, state.sigma, drawn_sigma, xi, calls)
 
-    def accumulate(xi, theta, key, sigma, begins, restarted):
-        noise = perturb.gaussian_like(key, theta)
+    def accumulate(xi, theta, key, member, sigma, begins, restarted):
+        eps, score = draw(noise, key, member, theta)
         xi = perturb.where(restarted, perturb.zeros_like(theta), xi)
-        xi = perturb.add_scaled(xi, begins / sigma, noise)  # eps / sigma^2
-        return xi, (perturb.antithetic(theta, perturb.scale(sigma, noise)), None)
+        xi = perturb.add_scaled(xi, begins / sigma, score)  # eps / sigma^2
+        return xi, (perturb.antithetic(theta, perturb.scale(sigma, eps)), None)
 
-    def reuse(xi, theta, key, sigma, begins, restarted):
-        noise = perturb.gaussian_like(key, theta)
-        return xi, (perturb.antithetic(theta, perturb.scale(sigma, noise)), noise)
+    def reuse(xi, theta, key, member, sigma, begins, restarted):
+        eps, score = draw(noise, key, member, theta)
+        return xi, (perturb.antithetic(theta, perturb.scale(sigma, eps)), score)
 
     def window(restarted, theta, rollout, key_restart, key_unroll, data):
         rollout = restart_if(restarted, system, theta, rollout, key_restart)
         return unroll(system, theta, rollout, key_unroll, data, truncation_length)
 
-    return from_particle(init_one, estimate_one, num_particles, 2 * truncation_length)
+    return from_particle(
+        init_one, estimate_one, num_particles, 2 * truncation_length, keys=particle_keys(noise)
+    )

@@ -6,6 +6,7 @@ from annotated_types import Ge, Gt
 
 from meta_train.estimators.base import GradientEstimator
 from meta_train.estimators.gpes import gpes
+from meta_train.estimators.noise import PLAIN, Noise
 from meta_train.system import UnrolledSystem
 
 
@@ -17,6 +18,7 @@ def nres(
     sigma: Annotated[float, Gt(0)] = 0.01,
     delta_clip: Annotated[float, Gt(0)] | None = None,
     stagger: bool = True,
+    noise: Noise = PLAIN,
 ) -> GradientEstimator:
     """Noise-reuse evolution strategies (Li et al. 2023; ES-Single, Vicol et al. 2023).
 
@@ -33,7 +35,9 @@ def nres(
       truncation_length: K, steps of one window.
       sigma: std of the perturbation, in units of theta.
       delta_clip: clips each pair's difference of mean losses to +- this; a bias against heavy tails.
-      stagger: draws every particle's first length short, so that particles are out of phase.
+      stagger: draws every particle's first length short, so that particles (cohorts, where they are
+        orthogonal) are out of phase.
+      noise: orthogonal pairs, common random numbers, a schedule of sigma, sigma of single leaves.
 
     Returns:
       A `GradientEstimator`.
@@ -53,4 +57,5 @@ def nres(
         sigma=sigma,
         delta_clip=delta_clip,
         stagger=stagger,
+        noise=noise,
     )

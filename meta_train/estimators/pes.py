@@ -6,6 +6,7 @@ from annotated_types import Ge, Gt
 
 from meta_train.estimators.base import GradientEstimator
 from meta_train.estimators.gpes import gpes
+from meta_train.estimators.noise import PLAIN, Noise
 from meta_train.system import UnrolledSystem
 
 
@@ -17,6 +18,7 @@ def pes(
     sigma: Annotated[float, Gt(0)] = 0.01,
     delta_clip: Annotated[float, Gt(0)] | None = None,
     stagger: bool = True,
+    noise: Noise = PLAIN,
 ) -> GradientEstimator:
     """Persistent evolution strategies (Vicol, Metz & Sohl-Dickstein 2021).
 
@@ -33,7 +35,9 @@ def pes(
       truncation_length: K, steps of one window.
       sigma: std of the perturbation, in units of theta.
       delta_clip: clips each pair's difference of mean losses to +- this; a bias against heavy tails.
-      stagger: draws every particle's first length short, so that particles are out of phase.
+      stagger: draws every particle's first length short, so that particles (cohorts, where they are
+        orthogonal) are out of phase.
+      noise: orthogonal pairs, common random numbers, a schedule of sigma, sigma of single leaves.
 
     Returns:
       A `GradientEstimator`.
@@ -54,4 +58,5 @@ def pes(
         sigma=sigma,
         delta_clip=delta_clip,
         stagger=stagger,
+        noise=noise,
     )

@@ -1,6 +1,6 @@
 """Truncated evolution strategies."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,31 @@ from annotated_types import Ge, Gt
 
 from meta_train import perturb
 from meta_train.estimators.base import GradientEstimator, OneParticle, from_particle
-from meta_train.system import UnrolledSystem, check_truncation, finished, restart_if, start, unroll
+from meta_train.estimators.noise import (
+    PLAIN,
+    Noise,
+    check_noise,
+    draw,
+    draw_size,
+    first_calls,
+    particle_keys,
+    sigma_now,
+)
+from meta_train.system import Rollout, UnrolledSystem, check_truncation, finished, restart_if, start, unroll
+
+
+class TruncatedESState(NamedTuple):
+    """One particle.
+
+    Attributes:
+      rollout: where it is.
+      sigma: f32[], std of the noise drawn from now on (of a schedule: at its begin).
+      calls: i32[], windows since the run began; None where sigma has no schedule.
+    """
+
+    rollout: Rollout
+    sigma: jax.Array
+    calls: jax.Array | None
 
 
 def truncated_es(
@@ -20,6 +44,7 @@ def truncated_es(
     carry: Literal["mean", "pos"] = "mean",
     delta_clip: Annotated[float, Gt(0)] | None = None,
     stagger: bool = True,
+    noise: Noise = PLAIN,
 ) -> GradientEstimator:
     """Evolution strategies on truncated windows (Metz et al. 2019).
 
@@ -39,6 +64,7 @@ def truncated_es(
         the positive half's ("pos"), which is cheaper and walks with the noise.
       delta_clip: clips each pair's difference of mean losses to +- this; a bias against heavy tails.
       stagger: draws every particle's first length short, so that particles are out of phase.
+      noise: orthogonal pairs, common random numbers, a schedule of sigma, sigma of single leaves.
 
     Returns:
       A `GradientEstimator`.
@@ -51,17 +77,19 @@ def truncated_es(
     Differs from it in: no combination with backpropagated gradients.
     """
     check_truncation(system, truncation_length)
-    if sigma <= 0:
-        raise ValueError(f"sigma must be > 0, got {sigma}")
+    check_noise(noise, sigma, num_particles)
 
-    def init_one(theta, key):
-        return start(system, theta, key, stagger=truncation_length if stagger else None)
+    def init_one(theta, keys):
+        rollout = start(system, theta, keys.system, stagger=truncation_length if stagger else None)
+        return TruncatedESState(rollout, jnp.full([], sigma, jnp.float32), first_calls(noise))
 
-    def estimate_one(theta, rollout, key, data):
-        key_restart, key_eps, key_unroll = jax.random.split(key, 3)
+    def estimate_one(theta, state, keys, data):
+        key_restart, _, key_unroll = jax.random.split(keys.system, 3)
+        _, key_eps, _ = jax.random.split(keys.noise, 3)
+        rollout, sigma_drawn = state.rollout, sigma_now(noise, state.sigma, sigma, state.calls)
         restarted = finished(rollout)
-        draw = perturb.in_groups(perturbed, perturb.size(theta))
-        _, (thetas, noise) = draw((), theta, key_eps)
+        perturbed = perturb.in_groups(perturbations, draw_size(noise, theta))
+        _, (thetas, score) = perturbed((), theta, key_eps, keys.member, sigma_drawn)
 
         def window(theta):
             fresh = restart_if(restarted, system, theta, rollout, key_restart)
@@ -73,23 +101,23 @@ def truncated_es(
             delta = jnp.clip(delta, -delta_clip, delta_clip)
         carried = jax.tree.map(lambda x: x[2 if carry == "mean" else 0], rollouts)
         one = OneParticle(
-            direction=noise,
-            weight=delta / (2 * sigma),
+            direction=score,
+            weight=delta / (2 * sigma_drawn),
             loss=losses[:2].mean(),
             delta=delta,
             restarted=restarted,
             diverged=rollouts.diverged.any(),
-            sigma=jnp.full([], sigma, jnp.float32),
+            sigma=sigma_drawn,
         )
-        return one, carried
+        calls = None if state.calls is None else state.calls + 1
+        return one, TruncatedESState(carried, state.sigma, calls)
 
-    def perturbed(_, theta, key):
-        noise = perturb.gaussian_like(key, theta)
-        eps = perturb.scale(sigma, noise)
+    def perturbations(_, theta, key, member, sigma):
+        unit, score = draw(noise, key, member, theta)
+        eps = perturb.scale(sigma, unit)
         signs = (1, -1, 0) if carry == "mean" else (1, -1)
         thetas = jax.tree.map(lambda x, e: jnp.stack([x + sign * e for sign in signs]), theta, eps)
-        return (), (thetas, noise)
+        return (), (thetas, score)
 
-    return from_particle(
-        init_one, estimate_one, num_particles, (3 if carry == "mean" else 2) * truncation_length
-    )
+    steps = (3 if carry == "mean" else 2) * truncation_length
+    return from_particle(init_one, estimate_one, num_particles, steps, keys=particle_keys(noise))

@@ -4,8 +4,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from learned_opt import LEARNED_OPTIMIZERS
 from meta_train.estimators import ESTIMATORS
+from meta_train.inner import Objective, inner_training
 from meta_train.system import UnrolledSystem
+from tasks import make
 
 
 @pytest.mark.parametrize(
@@ -48,3 +51,21 @@ def test_large_thetas_get_the_noise_of_small_ones():
         _, state = jax.jit(estimator.estimate)(theta, state, jax.random.key(1), ())
         grads.append(state.state.xi)
     assert jnp.array_equal(grads[0][0], grads[1][0]) and len(jnp.unique(grads[1][:, 0])) == 4
+
+
+def test_a_thousand_steps_of_a_network_fit_into_a_gibibyte():
+    """TBPTT, K = 1000, 16 particles of a 64-32-10 network (|params| = 2410) and the per-parameter MLP.
+
+    The 1000 states of 16 particles take 1.2 GiB; with the states of sqrt(1000) segments alone, a tenth.
+    """
+    lopt, family = LEARNED_OPTIMIZERS["per_param_mlp"](), make({"name": "teacher_mlp"})
+    system = inner_training(family, lopt, unroll_length=1000, multiple=1000, objective=Objective())
+    key = jax.random.key(0)
+    theta, used = jax.eval_shape(lopt.init, key), {}
+    for remat in (True, "sqrt"):
+        estimator = ESTIMATORS["tbptt"](system, num_particles=16, truncation_length=1000, remat=remat)
+        state = jax.eval_shape(estimator.init, theta, key)
+        compiled = jax.jit(estimator.estimate).lower(theta, state, key, family.data).compile()
+        used[remat] = compiled.memory_analysis().temp_size_in_bytes / 2**30
+    print(used)
+    assert used["sqrt"] < 0.25 and used[True] > 4 * used["sqrt"]

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 
 from meta_train import config as config_lib
+from meta_train import config_file
 from meta_train.checkpoint import Checkpoints
 from meta_train.config import RunConfig
 from meta_train.experiment import Experiment, assemble
@@ -30,19 +31,31 @@ def prepare(directory: Path, config: RunConfig, resume: bool) -> Path:
     Raises:
       RunError: a run is there and `resume` is false, or the one there was made by another config.
     """
+    return prepare_as(
+        directory,
+        config_lib.resolved(config),
+        lambda file: config_lib.resolved(config_lib.load(file)),
+        resume,
+    )
+
+
+def prepare_as(
+    directory: Path, resolved: dict[str, Any], read: Callable[[Path], dict[str, Any]], resume: bool
+) -> Path:
+    """`prepare` for any kind of config: `resolved` as plain values, and how such a file is read back."""
     directory = Path(directory)
     file = directory / CONFIG
     if file.exists():
         if not resume:
             raise RunError(f"{directory} holds a run already: --resume goes on with it, --out starts another")
-        _refuse_other(config_lib.resolved(config_lib.load(file)), config_lib.resolved(config), directory)
+        _refuse_other(read(file), resolved, directory)
         return directory
     if directory.exists() and any(directory.iterdir()):
         raise RunError(f"{directory} is not empty and holds no run: choose another directory with --out")
     try:
         directory.mkdir(parents=True, exist_ok=True)
         draft = file.with_suffix(".tmp")
-        draft.write_text(config_lib.to_yaml(config), encoding="utf-8")
+        draft.write_text(config_file.dump(resolved), encoding="utf-8")
         os.replace(draft, file)
     except OSError as error:
         raise RunError(f"cannot write to {directory}: {error.strerror}") from error

@@ -78,7 +78,7 @@ def run(config: RunConfig, directory: Path, *, resume: bool = False, display: Di
     families = selection_families(config)
     directory = prepare(directory, config, resume)
     checkpoints, best = open_checkpoints(directory, config.checkpoint.max_to_keep, display.warn)
-    with checkpoints, best, _stop_signals() as asked_to_stop:
+    with checkpoints, best, stop_signals() as asked_to_stop:
         state = experiment.outer.init(jax.random.key(config.seed))
         done, meta = 0, {}
         restored = checkpoints.restore(state) if resume else None
@@ -175,7 +175,7 @@ def _writer(config, directory, resume_step, wandb_id, display) -> Iterator[Write
 
 
 @contextlib.contextmanager
-def _stop_signals() -> Iterator[Callable[[], bool]]:
+def stop_signals() -> Iterator[Callable[[], bool]]:
     """Turns SIGINT and SIGTERM into a question that the loop can ask; a second one stops at once."""
     came = []
 

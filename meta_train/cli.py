@@ -7,12 +7,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from meta_train.commands import imports, population
+
 EXIT_REFUSED, EXIT_FAILED, EXIT_INTERRUPTED = 2, 1, 130
 MOST_CPU_DEVICES = 16
 BASELINES = Path("runs") / "baselines"
-KINDS = ("tasks", "estimators", "optimizers")
+KINDS = ("tasks", "named", "augmentations", "estimators", "optimizers", "systems")
 # Modules with an `add(commands)` each; light to import: what a command needs is imported when it runs.
-COMMANDS = ()
+COMMANDS = (imports, population)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -220,18 +222,30 @@ def export_command(args: argparse.Namespace) -> int:
 
 
 def registries() -> dict[str, dict[str, Any]]:
-    """The three registries by the names that the command line gives them."""
+    """The registries by the names that the command line gives them."""
     from meta_train.config_checks import default_registries
+    from meta_train.systems import SYSTEMS
 
     found = default_registries()
-    return {"tasks": found.tasks, "estimators": found.estimators, "optimizers": found.learned_optimizers}
+    return {
+        "tasks": found.tasks,
+        "augmentations": found.augmentations,
+        "estimators": found.estimators,
+        "optimizers": found.learned_optimizers,
+        "systems": SYSTEMS,
+    }
 
 
 def list_command(args: argparse.Namespace) -> int:
     """`meta-train list`."""
     from meta_train.describe import split_docstring
+    from meta_train.problems import show
+    from tasks import NAMED
 
-    summaries = {name: split_docstring(factory)[0] for name, factory in registries()[args.kind].items()}
+    if args.kind == "named":  # tasks by one word: what a config may write instead of the options
+        summaries = {name: show(spec, 200) for name, spec in NAMED.items()}
+    else:
+        summaries = {name: split_docstring(factory)[0] for name, factory in registries()[args.kind].items()}
     width = max(map(len, summaries))
     for name, summary in sorted(summaries.items()):
         print(f"{name:{width}}  {summary}")
@@ -243,11 +257,16 @@ def describe_command(args: argparse.Namespace) -> int:
     """`meta-train describe`."""
     from meta_train.config import RunConfig
     from meta_train.describe import describe, describe_model, render
+    from meta_train.problems import show
+    from tasks import NAMED
 
     if args.name == "config":
         print(render(describe_model(RunConfig, "config")), end="")
         return 0
     everything = {name: factory for registry in registries().values() for name, factory in registry.items()}
+    if args.name in NAMED:
+        print(f"{args.name}: a task by one word, for {show(NAMED[args.name], 200)}\n")
+        args.name = NAMED[args.name]["name"]
     print(render(describe(everything, args.name)), end="")
     return 0
 

@@ -6,6 +6,7 @@ factory's own refusals come out here, and still nothing compiles.
 
 import copy
 import functools
+import json
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -20,20 +21,30 @@ Right = Callable[..., Any]  # (*path) -> the value there; None where it is absen
 
 
 class Registries(NamedTuple):
-    """Where the names in a config are looked up."""
+    """Where the names in a config are looked up.
+
+    Attributes:
+      tasks: families of tasks.
+      learned_optimizers: what can be meta-trained.
+      estimators: of the outer gradient.
+      augmentations: of task families.
+      named: name -> spec that stands for it, wherever a task family may stand.
+    """
 
     tasks: Registry
     learned_optimizers: Registry
     estimators: Registry
+    augmentations: Registry = {}
+    named: dict[str, dict[str, Any]] = {}
 
 
 def default_registries() -> Registries:
     """The project's own; importing them imports jax."""
     from learned_opt import LEARNED_OPTIMIZERS
     from meta_train.estimators import ESTIMATORS
-    from tasks import TASKS
+    from tasks import AUGMENTATIONS, NAMED, TASKS
 
-    return Registries(TASKS, LEARNED_OPTIMIZERS, ESTIMATORS)
+    return Registries(TASKS, LEARNED_OPTIMIZERS, ESTIMATORS, AUGMENTATIONS, NAMED)
 
 
 class Slot(NamedTuple):
@@ -54,8 +65,7 @@ class Slot(NamedTuple):
 
 def slots(raw: dict[str, Any], registries: Registries) -> Iterator[Slot]:
     """The places of a config that name components, in the order of the schema."""
-    for i in _indices(raw.get("tasks")):
-        yield Slot(("tasks", i), registries.tasks, ("weight", "label"))
+    yield from _task_slots(raw, ("tasks",), registries, ("weight", "label", "augment"))
     if "learned_optimizer" in raw:
         yield Slot(("learned_optimizer",), registries.learned_optimizers)
     if "estimator" in raw:
@@ -64,8 +74,39 @@ def slots(raw: dict[str, Any], registries: Registries) -> Iterator[Slot]:
         yield Slot(("outer_optimizer",), None, ("ema",), _outer_steps)
     for section in ("selection", "evaluation"):
         held_out = raw.get(section)
-        for i in _indices(held_out.get("tasks") if isinstance(held_out, dict) else None):
-            yield Slot((section, "tasks", i), registries.tasks)
+        if isinstance(held_out, dict):
+            yield from _task_slots(held_out, (section, "tasks"), registries, ("augment",))
+
+
+def _task_slots(section, path: tuple[Any, ...], registries: Registries, ours: tuple[str, ...]):
+    """The slots of a list of task families, and of each one's augmentations."""
+    tasks = section.get("tasks")
+    for i in _indices(tasks):
+        yield Slot((*path, i), registries.tasks, ours)
+        augment = tasks[i].get("augment") if isinstance(tasks[i], dict) else None
+        for j in _indices(augment):
+            yield Slot((*path, i, "augment", j), registries.augmentations, args=lambda right: None)
+
+
+def expand_named(raw: dict[str, Any], registries: Registries) -> dict[str, Any]:
+    """The config with every named task replaced by its family and options; its own options prevail."""
+
+    def expand(tasks: Any, labelled: bool) -> Any:
+        def one(spec):
+            named = registries.named.get(spec.get("name")) if isinstance(spec, dict) else None
+            if named is None:
+                return spec
+            label = {"label": spec["name"]} if labelled else {}
+            return label | json.loads(as_json(named)) | {k: v for k, v in spec.items() if k != "name"}
+
+        return [one(spec) for spec in tasks] if isinstance(tasks, list) else tasks
+
+    expanded = raw | ({"tasks": expand(raw["tasks"], True)} if "tasks" in raw else {})
+    for name in ("selection", "evaluation"):
+        section = raw.get(name)
+        if isinstance(section, dict) and "tasks" in section:
+            expanded[name] = section | {"tasks": expand(section["tasks"], False)}
+    return expanded
 
 
 def _indices(value: Any) -> range:
@@ -84,6 +125,7 @@ def keys_of(registries: Registries, path: tuple[Any, ...], name: Any) -> list[st
         registries,
     ):
         known = outer_optimizer.optimizers() if slot.registry is None else slot.registry
+        name = registries.named.get(name, {}).get("name", name) if isinstance(name, str) else name
         if slot.path == path and isinstance(name, str) and name in known:
             return ["name", *slot.ours, *(option.name for option in option_parameters(known[name]))]
     return None
@@ -96,6 +138,7 @@ def check(raw: dict[str, Any], registries: Registries) -> tuple[dict[str, Any], 
       raw: a config as plain JSON values.
       registries: where names are looked up.
     """
+    raw = expand_named(raw, registries)
     filled = _with_defaults(raw)
     filling = [(slot, _fill(filled, slot)) for slot in slots(raw, registries)]
     problems = [problem for _, found in filling for problem in found]

@@ -41,6 +41,13 @@ class TrainingTask(Component):
     """Share of the family's gradient, relative to the other families'."""
     label: str = ""
     """Name in the metrics; "" for the family's own, numbered where it occurs twice (filled in by loading)."""
+    augment: tuple[Spec, ...] = ()
+    """Augmentations, names and options, applied in order: `meta-train list augmentations`."""
+
+    @property
+    def spec(self) -> Spec:
+        """`{"name": NAME, **options, "augment": [...]}`, for `experiment.build_family`."""
+        return super().spec | ({"augment": self.augment} if self.augment else {})
 
 
 class OuterOptimizer(Component):

@@ -18,7 +18,7 @@ from meta_train.outer_optimizer import outer_optimizer
 from meta_train.problems import ConfigError, Problem
 from meta_train.registry import Spec, build
 from meta_train.system import UnrolledSystem
-from tasks import TASKS, TaskFamily, check_family, make
+from tasks import AUGMENTATIONS, TASKS, TaskFamily, check_family, make
 from tasks.rings import HELD_OUT
 
 LONGEST_CALL = 32  # outer steps: a longer one would make progress, Ctrl-C and the first metrics wait
@@ -57,7 +57,7 @@ def assemble(config: RunConfig) -> Experiment:
     families, estimators, weights = {}, {}, {}
     for i, task in enumerate(config.tasks):
         label = task.label
-        family = build(TASKS, task.spec, where=f"tasks.{i}")
+        family = build_family(task.spec, f"tasks.{i}")
         _refuse(f"tasks.{i}", check_family, family)
         system = _refuse("inner", inner_system, config, family, lopt)
         estimator = build(ESTIMATORS, config.estimator, system, where="estimator")
@@ -158,8 +158,22 @@ def _families(specs: Sequence[Spec], where: str) -> dict[str, TaskFamily]:
     families = {}
     for i, spec in enumerate(specs):
         name = spec["name"] if spec["name"] not in families else f"{spec['name']}_{i}"
-        families[name] = build(TASKS, spec, where=f"{where}.{i}")
+        families[name] = build_family(spec, f"{where}.{i}")
     return families
+
+
+def build_family(spec: Spec, where: str) -> TaskFamily:
+    """The task family of a spec, with the augmentations of its `augment`.
+
+    Raises:
+      ConfigError: an option that a factory refuses.
+    """
+    options = dict(spec)
+    augmentations = options.pop("augment", ())
+    family = build(TASKS, options, where=where)
+    for j, augmentation in enumerate(augmentations):
+        family = build(AUGMENTATIONS, augmentation, family, where=f"{where}.augment.{j}")
+    return family
 
 
 class Forecast(NamedTuple):

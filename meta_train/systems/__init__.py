@@ -4,13 +4,19 @@ Each factory returns an `OuterProblem`; `toys` holds the ones whose gradient is 
 jax and numpy alone: what else a system needs (haiku, a task's data, scikit-learn), its factory imports.
 """
 
+from meta_train.systems.character_lstm import character_lstm
+from meta_train.systems.layer_hyperparameters import layer_hyperparameters
 from meta_train.systems.linear_influence import linear_influence
+from meta_train.systems.mlp_schedule import mlp_schedule
 from meta_train.systems.outer_problem import OuterProblem
 from meta_train.systems.swimmer import swimmer
 from meta_train.systems.toy_regression import toy_regression
 
 SYSTEMS = {
+    "character_lstm": character_lstm,
+    "layer_hyperparameters": layer_hyperparameters,
     "linear_influence": linear_influence,
+    "mlp_schedule": mlp_schedule,
     "swimmer": swimmer,
     "toy_regression": toy_regression,
 }

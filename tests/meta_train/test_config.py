@@ -49,6 +49,10 @@ def full_es(system, *, num_particles: Annotated[int, Ge(1)] = 16, sigma: Annotat
         raise ValueError("unroll_length must be one constant number for full_es, got a random one")
 
 
+def scaled(family, *, low: Annotated[float, Gt(0)] = 0.1):
+    return family
+
+
 FAKE = Registries(
     {"quadratic": quadratic},
     {"residual": residual, "nominal": nominal},
@@ -266,6 +270,47 @@ def test_what_a_factory_refuses_comes_out_before_anything_is_built(path):
     ]
 
 
+WITH_NAMES = FAKE._replace(
+    augmentations={"scaled": scaled},
+    named={"long_13": {"name": "quadratic", "kind": "long", "noise": 0.5}},
+)
+
+
+def test_a_named_task_stands_for_its_family_and_options(path):
+    overrides = [
+        "tasks.1={name: long_13, noise: 0.1, weight: 3}",
+        "evaluation.tasks=[{name: long_13}]",
+    ]
+    c = config.load(path, overrides, registries=WITH_NAMES)
+    assert c.tasks[1].spec == {"name": "quadratic", "dim": 10, "noise": 0.1, "kind": "long"}
+    assert (c.tasks[1].label, c.tasks[1].weight) == ("long_13", 3)
+    assert c.evaluation.tasks == ({"name": "quadratic", "dim": 10, "noise": 0.5, "kind": "long"},)
+    assert config.parse(config.resolved(c), registries=WITH_NAMES) == c
+
+
+def test_augmentations_are_part_of_a_task_wherever_one_stands(path):
+    overrides = [
+        "tasks.1.augment=[{name: scaled, low: 0.5}, {name: scaled}]",
+        "evaluation.tasks=[{name: quadratic, augment: [{name: scaled}]}]",
+    ]
+    c = config.load(path, overrides, registries=WITH_NAMES)
+    scales = ({"name": "scaled", "low": 0.5}, {"name": "scaled", "low": 0.1})
+    assert c.tasks[1].augment == scales and c.tasks[1].spec["augment"] == scales
+    assert "augment" not in c.tasks[0].spec
+    assert c.evaluation.tasks[0]["augment"] == [{"name": "scaled", "low": 0.1}]
+    assert config.parse(config.resolved(c), registries=WITH_NAMES) == c
+
+
+def test_wrong_augmentations_are_told_with_their_place(path):
+    augment = "tasks.1.augment=[{name: scale}, {name: scaled, low: 0}, {name: scaled, lo: 1}]"
+    with pytest.raises(ConfigError) as error:
+        config.load(path, [augment], registries=WITH_NAMES)
+    first, second, third = str(error.value).splitlines()
+    assert "tasks.1.augment.0.name: unknown name" in first and "did you mean scaled" in first
+    assert "tasks.1.augment.1.low: must be > 0 (value 0)" in second
+    assert "tasks.1.augment.2.lo: unknown option" in third and "low" in third
+
+
 def test_importing_config_imports_no_jax():
     code = "import sys, meta_train.config; print([m for m in ('jax', 'optax', 'haiku') if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -277,6 +322,7 @@ def real_factories():
     return [
         pytest.param(registry, name, id=f"{kind}-{name}")
         for kind, registry in registries._asdict().items()
+        if kind != "named"
         for name in registry
     ]
 
@@ -294,7 +340,7 @@ def test_every_option_of_every_factory_is_typed_and_documented_and_its_default_a
         filled, _ = fill(registry, spec)
         assert fill(registry, filled) == (filled, [])
     # Options never shadow the keys that the config itself has beside them.
-    assert not {"name", "weight", "label"} & set(options_model(registry[name]).model_fields)
+    assert not {"name", "weight", "label", "augment"} & set(options_model(registry[name]).model_fields)
 
 
 def test_a_real_config_loads_without_a_compilation(tmp_path, caplog):

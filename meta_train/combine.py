@@ -63,10 +63,16 @@ def shard(estimator: GradientEstimator, mesh: Mesh) -> GradientEstimator:
 
 
 class AverageState(NamedTuple):
-    """States of the families' estimators, and f32[families] running mean squares of their gradients."""
+    """States of the families' estimators, and what scales their gradients.
+
+    Attributes:
+      states: label -> state of that family's estimator.
+      running: f32[families], running means of squared gradient norms, or of losses; None without scaling.
+      count: i32[], estimates so far.
+    """
 
     states: dict[str, Any]
-    mean_sq: jax.Array
+    running: jax.Array | None
     count: jax.Array
 
 
@@ -74,7 +80,7 @@ def average(
     estimators: dict[str, GradientEstimator],
     *,
     weights: dict[str, float] | None = None,
-    scaling: Literal["none", "ema"] = "none",
+    scaling: Literal["none", "ema", "loss"] = "none",
     decay: float = 0.99,
 ) -> GradientEstimator:
     """The weighted mean of several families' gradients: one estimator of their common theta.
@@ -85,7 +91,8 @@ def average(
       estimators: label -> estimator of one family. `estimate` takes `data` as label -> data.
       weights: label -> w_f > 0; None for equal ones.
       scaling: "none" (scale_f = 1: a family with large losses dominates), or "ema": scale_f is the
-        root of the running mean of its particles' squared gradient norms, so that families weigh alike.
+        root of the running mean of its particles' squared gradient norms, so that families weigh alike;
+        "loss": the running mean of its |loss|, so that relative improvements weigh alike.
       decay: of that running mean, in [0, 1).
 
     Returns:
@@ -103,7 +110,8 @@ def average(
     def init(theta, key):
         keys = jax.random.split(key, len(labels))
         states = {label: estimators[label].init(theta, k) for label, k in zip(labels, keys, strict=True)}
-        return AverageState(states, jnp.zeros(len(labels)), jnp.zeros([], jnp.int32))
+        running = None if scaling == "none" else jnp.zeros(len(labels))
+        return AverageState(states, running, jnp.zeros([], jnp.int32))
 
     def estimate(theta, state, key, data):
         keys = jax.random.split(key, len(labels))
@@ -112,13 +120,13 @@ def average(
             one, states[label] = estimators[label].estimate(theta, state.states[label], k, data[label])
             estimates[label] = one
 
-        mean_sq, count = state.mean_sq, state.count + 1
+        running, count = state.running, state.count + 1
         shares = jnp.asarray([weights[label] / total for label in labels])
         factors = shares
-        if scaling == "ema":
-            squares = jnp.stack([estimates[label].particles["grad_sq"].mean() for label in labels])
-            mean_sq = decay * mean_sq + (1 - decay) * squares
-            factors = shares * jax.lax.rsqrt(jnp.maximum(mean_sq / (1 - decay**count), 1e-30))
+        if running is not None:
+            running = decay * running + (1 - decay) * _sizes(estimates, scaling)
+            sizes = jnp.maximum(running / (1 - decay**count), 1e-30)
+            factors = shares / (jnp.sqrt(sizes) if scaling == "ema" else sizes)
 
         grad = perturb.zeros_like(theta)
         for i, label in enumerate(labels):
@@ -129,12 +137,19 @@ def average(
             metrics[f"{label}/loss"] = one.loss
             metrics[f"{label}/grad_norm"] = jnp.sqrt(perturb.sq_norm(one.grad))
             particles |= {f"{label}/{name}": value for name, value in one.particles.items()}
-        return Estimate(grad, jnp.asarray(loss), particles, metrics), AverageState(states, mean_sq, count)
+        return Estimate(grad, jnp.asarray(loss), particles, metrics), AverageState(states, running, count)
 
     each = estimators.values()
     return GradientEstimator(
         init, estimate, sum(e.num_particles for e in each), sum(e.inner_steps for e in each)
     )
+
+
+def _sizes(estimates, scaling):
+    """f32[families]: mean squared gradient norm of each family's particles, or its |loss|."""
+    if scaling == "loss":
+        return jnp.stack([jnp.abs(one.loss) for one in estimates.values()])
+    return jnp.stack([one.particles["grad_sq"].mean() for one in estimates.values()])
 
 
 def _check_average(labels, weights, scaling, decay):
@@ -146,7 +161,7 @@ def _check_average(labels, weights, scaling, decay):
     for label in labels:
         if not weights[label] > 0:
             raise ValueError(f"weights must be > 0, got {weights[label]} for {label}")
-    if scaling not in ("none", "ema"):
-        raise ValueError(f"scaling must be none or ema, got {scaling}")
+    if scaling not in ("none", "ema", "loss"):
+        raise ValueError(f"scaling must be none, ema or loss, got {scaling}")
     if not 0 <= decay < 1:
         raise ValueError(f"decay must be in [0, 1), got {decay}")

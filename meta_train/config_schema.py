@@ -196,8 +196,9 @@ class RunConfig(Section):
     """The inner training."""
     estimator: Spec
     """Of the outer gradient: its name and options."""
-    loss_scaling: Literal["none", "ema"] = "none"
-    """`ema` divides each family's gradient by its running root mean square, so that families weigh alike."""
+    loss_scaling: Literal["none", "ema", "loss"] = "none"
+    """`ema` divides each family's gradient by its running root mean square, so that families weigh alike;
+    `loss` by its running mean loss, so that relative improvements do."""
     outer_optimizer: OuterOptimizer
     """What applies the outer gradient."""
     selection: Selection = Selection()

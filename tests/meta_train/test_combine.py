@@ -61,7 +61,18 @@ def test_ema_scaling_makes_families_weigh_alike_whatever_their_losses(factor):
     for steps in (1, 5):
         found, state = estimate(both, {"a": jnp.float32(1), "b": jnp.float32(1)}, steps)
         np.testing.assert_allclose(found.grad, [0.5, 0.5], rtol=1e-5)
-    np.testing.assert_allclose(state.mean_sq / (1 - 0.99**5), [1, factor**2], rtol=1e-4)
+    np.testing.assert_allclose(state.running / (1 - 0.99**5), [1, factor**2], rtol=1e-4)
+
+
+def test_loss_scaling_weighs_relative_improvements_alike():
+    # At theta = (1, 1) the losses are 1 and 100, their gradients (1, 0) and (0, 100).
+    both = average({"a": exact([1, 0]), "b": exact([0, 1], 100.0)}, scaling="loss")
+    state = both.init(THETA + 1, jax.random.key(0))
+    for i in range(3):
+        found, state = both.estimate(
+            THETA + 1, state, jax.random.key(i), {"a": jnp.float32(1), "b": jnp.float32(1)}
+        )
+        np.testing.assert_allclose(found.grad, [0.5, 0.5], rtol=1e-5)
 
 
 def test_without_scaling_the_family_with_large_losses_dominates():
@@ -84,7 +95,7 @@ def test_a_family_without_any_gradient_leaves_the_others_finite():
         ({"weights": {"a": 1.0}}, "weights must name the families a, b, got a"),
         ({"weights": {"a": 1.0, "b": 1.0, "c": 1.0}}, "weights must name the families a, b, got a, b, c"),
         ({"decay": 1.0}, r"decay must be in \[0, 1\), got 1.0"),
-        ({"scaling": "max"}, "scaling must be none or ema, got max"),
+        ({"scaling": "max"}, "scaling must be none, ema or loss, got max"),
     ],
 )
 def test_options_out_of_range_are_refused_by_name(options, said):

@@ -6,6 +6,7 @@ from learned_opt.base import LearnedOptimizer
 from learned_opt.celo import celo
 from learned_opt.celo2 import celo2
 from learned_opt.hparam import learnable_adam, learnable_sgd, learnable_sgdm
+from learned_opt.hub import push_to_hub
 from learned_opt.mlp import per_param_mlp
 from learned_opt.mlp_nominal import mlp_nominal
 from learned_opt.mulo import elo, mulo
@@ -48,6 +49,7 @@ __all__ = [
     "mulo",
     "nn_adam",
     "per_param_mlp",
+    "push_to_hub",
     "read",
     "residual",
     "rnn_mlp",

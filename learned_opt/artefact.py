@@ -1,8 +1,9 @@
-"""A trained optimizer as a small directory: `theta.safetensors` and `config.json`.
+"""A trained optimizer as a small directory: `theta.safetensors`, `config.json`, and a card, `README.md`.
 
 config.json says what the weights mean (format version, architecture, options, the horizon trained
 for, every array's path, shape and dtype), where they come from (provenance, the configuration of
-the meta-training, the evaluation), and the sha256 of both files' content. Nothing is ever unpickled.
+the meta-training, the evaluation), and the sha256 of its own content and the weights'. Nothing is ever
+unpickled.
 """
 
 import hashlib
@@ -11,7 +12,7 @@ import math
 import os
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,10 +22,13 @@ import optax
 import safetensors.numpy
 
 from learned_opt.base import LearnedOptimizer, Theta
+from learned_opt.card import model_card
 
 FORMAT = "learned-opt artefact"
 VERSION = 1
-WEIGHTS, CONFIG = "theta.safetensors", "config.json"
+WEIGHTS, CONFIG, CARD = "theta.safetensors", "config.json", "README.md"
+# What the Hugging Face Hub leaves beside an artefact that was downloaded.
+LEFT_BY_HUB = {".gitattributes", ".cache", ".huggingface"}
 
 
 class ArtefactError(ValueError):
@@ -70,7 +74,7 @@ def save(
     """Writes an artefact: completely or not at all.
 
     Args:
-      directory: where. It is made, or replaced if it is an artefact already (or empty).
+      directory: where. It is made, or replaced, card included, if it is an artefact already (or empty).
       name: the architecture, a key of LEARNED_OPTIMIZERS.
       options: the keyword arguments that its factory was called with.
       theta: meta-parameters of that architecture, all finite.
@@ -83,8 +87,10 @@ def save(
     Raises:
       ArtefactError: theta is not of the architecture, or not finite; the directory holds something else.
     """
-    theta = jax.tree.map(np.asarray, theta)
-    _check_like_init(_make(name, options), theta, "theta")
+    # safetensors writes the memory as it lies: a transposed view would come back scrambled.
+    theta = jax.tree.map(lambda x: np.array(x, order="C"), theta)
+    lopt = make_optimizer(name, options)
+    fit_theta(lopt, theta, "theta")
     arrays = _by_path(theta)
     for path, array in arrays.items():
         if not np.isfinite(array).all():
@@ -104,14 +110,16 @@ def save(
     }
     content = _jsonable(content)
     content["sha256"] = _sha256(_encode(content))
-    _write_directory(Path(directory), {WEIGHTS: weights, CONFIG: _encode(content)})
+    what = (architecture_named(name).__doc__ or name).partition("\n")[0]
+    card = model_card(content, lopt, what).encode()
+    _write_directory(Path(directory), {WEIGHTS: weights, CONFIG: _encode(content), CARD: card})
 
 
 def read(directory: str | os.PathLike) -> Artefact:
     """Reads an artefact, checking all of it.
 
     Args:
-      directory: what `save` wrote.
+      directory: what `save` wrote, or "hub:user/name[@revision]", on the Hugging Face Hub.
 
     Returns:
       The artefact; `lopt.build(theta, num_steps)` is the optimizer.
@@ -119,7 +127,7 @@ def read(directory: str | os.PathLike) -> Artefact:
     Raises:
       ArtefactError: a file is missing, damaged, foreign or of a newer format; theta does not fit.
     """
-    directory = Path(directory)
+    directory = _local(directory)
     content = _read_config(directory / CONFIG)
     weights = _read_bytes(directory / WEIGHTS)
     if _sha256(weights) != content["theta_sha256"]:
@@ -130,8 +138,8 @@ def read(directory: str | os.PathLike) -> Artefact:
         arrays = safetensors.numpy.load(weights)
     except safetensors.SafetensorError as error:
         raise ArtefactError(f"{directory / WEIGHTS} is not a safetensors file: {error}") from error
-    lopt = _make(content["architecture"], content["options"])
-    theta = _check_like_init(lopt, arrays, str(directory / WEIGHTS))
+    lopt = make_optimizer(content["architecture"], content["options"])
+    theta = fit_theta(lopt, arrays, str(directory / WEIGHTS))
     fields = ("options", "horizon", "provenance", "config", "evaluation")
     return Artefact(lopt, theta, content["architecture"], **{field: content[field] for field in fields})
 
@@ -142,7 +150,8 @@ def load(
     """A trained optimizer as an optax transformation.
 
     Args:
-      directory: an artefact, as `save` or `meta-train export` write it.
+      directory: an artefact, as `save` or `meta-train export` write it, or "hub:user/name[@revision]",
+        one on the Hugging Face Hub, which is downloaded or taken from its cache.
       num_steps: the number of steps of the training to come; not needed by every architecture.
 
     Returns:
@@ -165,17 +174,32 @@ def load(
     return artefact.lopt.build(artefact.theta, num_steps)
 
 
+def _local(directory: str | os.PathLike) -> Path:
+    if isinstance(directory, str) and directory.startswith("hub:"):
+        from learned_opt import hub  # it imports this file
+
+        return hub.download(directory)
+    return Path(directory)
+
+
 def _horizon(horizon: int | list[int]) -> str:
     return f"{horizon} steps" if isinstance(horizon, int) else f"{horizon[0]} to {horizon[-1]} steps"
 
 
-def _make(name: str, options: Mapping[str, Any]) -> LearnedOptimizer:
+def architecture_named(name: str) -> Callable[..., LearnedOptimizer]:
+    """The factory of an architecture; an unknown name is an ArtefactError."""
     from learned_opt import LEARNED_OPTIMIZERS  # the package imports this file
 
     if name not in LEARNED_OPTIMIZERS:
         raise ArtefactError(f"unknown architecture {name!r}; known: {', '.join(LEARNED_OPTIMIZERS)}")
+    return LEARNED_OPTIMIZERS[name]
+
+
+def make_optimizer(name: str, options: Mapping[str, Any]) -> LearnedOptimizer:
+    """The learned optimizer of an architecture; an unknown name or option is an ArtefactError."""
+    factory = architecture_named(name)
     try:
-        return LEARNED_OPTIMIZERS[name](**options)
+        return factory(**options)
     except (TypeError, ValueError) as error:
         raise ArtefactError(f"{name} does not take the options {dict(options)}: {error}") from error
 
@@ -185,7 +209,7 @@ def _by_path(theta: Theta) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
-def _check_like_init(lopt: LearnedOptimizer, theta: Theta, where: str) -> Theta:
+def fit_theta(lopt: LearnedOptimizer, theta: Theta, where: str) -> Theta:
     """`theta` (or its arrays by path) as the tree of `lopt.init`; the first path that differs is refused."""
     like = jax.eval_shape(lopt.init, jax.random.key(0))
     expected, got = _by_path(like), _by_path(theta)
@@ -249,10 +273,16 @@ def _sha256(content: bytes) -> str:
 
 
 def _write_directory(directory: Path, files: Mapping[str, bytes]) -> None:
-    """Makes or replaces a directory of exactly these files; a crash leaves the old one or the new one."""
+    """Makes or replaces a directory of exactly these files; a crash leaves the old one or the new one.
+
+    Whatever else is there is refused, lest something be lost, but for what the hub leaves.
+    """
     if directory.exists() and not directory.is_dir():
         raise ArtefactError(f"{directory} is not a directory")
-    foreign = {p.name for p in directory.iterdir()} - files.keys() if directory.exists() else set()
+    there = {p.name for p in directory.iterdir()} if directory.exists() else set()
+    foreign = there - {WEIGHTS, CONFIG}
+    if {WEIGHTS, CONFIG} <= there:
+        foreign -= {CARD, *LEFT_BY_HUB}
     if foreign:
         raise ArtefactError(
             f"{directory} will not be overwritten: {min(foreign)} in it is not part of an artefact"

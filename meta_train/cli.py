@@ -7,14 +7,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from meta_train.commands import imports, population
+from meta_train.commands import evaluate, imports, leaderboard, population
 
 EXIT_REFUSED, EXIT_FAILED, EXIT_INTERRUPTED = 2, 1, 130
 MOST_CPU_DEVICES = 16
-BASELINES = Path("runs") / "baselines"
 KINDS = ("tasks", "named", "augmentations", "estimators", "optimizers", "systems")
 # Modules with an `add(commands)` each; light to import: what a command needs is imported when it runs.
-COMMANDS = (imports, population)
+COMMANDS = (evaluate, imports, population, leaderboard)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -69,23 +68,6 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--dry-run", action="store_true", help="print the resolved config and what it will take")
     run.add_argument("--json", metavar="FILE", help="write what was measured to FILE")
     run.set_defaults(command=run_command)
-
-    evaluate = commands.add_parser(
-        "evaluate", help="compare a run's optimizer with tuned Adam on held-out tasks"
-    )
-    evaluate.add_argument("run", type=Path, metavar="RUN", help="directory of a run")
-    evaluate.add_argument(
-        "--json", metavar="FILE", help="where the figures go (default: RUN/evaluation.json)"
-    )
-    evaluate.add_argument(
-        "--picture", metavar="FILE", help="where the curves go (default: RUN/evaluation.png)"
-    )
-    evaluate.add_argument(
-        "--cache", type=Path, default=BASELINES, metavar="DIR", help=f"tuned baselines (default: {BASELINES})"
-    )
-    evaluate.add_argument("--horizons", type=int, nargs="+", metavar="H", help="instead of the config's")
-    evaluate.add_argument("--num-seeds", type=int, metavar="S", help="instead of the config's")
-    evaluate.set_defaults(command=evaluate_command)
 
     diagnose = commands.add_parser(
         "diagnose", help="which estimator, K, sigma and how many particles: measured on a config's tasks"
@@ -176,21 +158,6 @@ def dry_run(config: Any, json_file: str | None) -> int:
     print(f"# data                   {sizes.data / mib:.2f} MiB")
     print(f"# inner steps per outer  {sizes.inner_steps:,}")
     _write_json(json_file, sizes._asdict() | {"config": config_lib.resolved(config)})
-    return 0
-
-
-def evaluate_command(args: argparse.Namespace) -> int:
-    """`meta-train evaluate`."""
-    from meta_train.evaluate_run import evaluate_run
-
-    evaluate_run(
-        args.run,
-        cache=args.cache,
-        json_file=Path(args.json) if args.json else args.run / "evaluation.json",
-        picture=Path(args.picture) if args.picture else args.run / "evaluation.png",
-        horizons=args.horizons,
-        num_seeds=args.num_seeds,
-    )
     return 0
 
 

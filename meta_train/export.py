@@ -54,4 +54,6 @@ def _evaluation(run: Path, outer_step: int) -> Any:
     if not file.is_file():
         return None
     found = json.loads(file.read_text(encoding="utf-8"))
-    return found if found.get("outer_step") == outer_step else None
+    if found.get("outer_step") != outer_step:
+        return None
+    return {key: value for key, value in found.items() if key != "run"}  # a path of this machine

@@ -11,7 +11,7 @@ import pytest
 
 import learned_opt
 from learned_opt import ArtefactError, load, read, save
-from learned_opt.artefact import CONFIG, WEIGHTS
+from learned_opt.artefact import CARD, CONFIG, WEIGHTS
 
 NAME, OPTIONS = "residual", {"hidden": 2, "initial_lr": 1e-2}
 
@@ -76,7 +76,7 @@ def test_everything_saved_is_read(tmp_path):
     assert artefact.name == NAME and artefact.options == OPTIONS and artefact.horizon == [100, 500]
     assert artefact.provenance == {"commit": "abc", "loss": 0.5} and artefact.config == saved["config"]
     assert artefact.evaluation == [{"task": "digits", "speed_up": 2.5, "adam": None}]
-    assert sorted(os.listdir(tmp_path / "deep" / "lo")) == [CONFIG, WEIGHTS]
+    assert sorted(os.listdir(tmp_path / "deep" / "lo")) == [CARD, CONFIG, WEIGHTS]
     assert os.listdir(tmp_path / "deep") == ["lo"]
 
 
@@ -178,6 +178,27 @@ def test_saving_again_replaces_an_artefact_and_nothing_else(artefact):
     with pytest.raises(ArtefactError, match="will not be overwritten: thesis.tex"):
         write(artefact)
     assert (artefact / "thesis.tex").read_text() == "years of work"
+
+
+def test_what_the_hub_leaves_is_replaced_only_beside_an_artefact(artefact, tmp_path):
+    for directory in (artefact, tmp_path / "home"):
+        (directory / ".cache" / "huggingface").mkdir(parents=True)
+        (directory / ".gitattributes").write_text("")
+    write(artefact)
+    assert sorted(os.listdir(artefact)) == [CARD, CONFIG, WEIGHTS]
+    with pytest.raises(ArtefactError, match="will not be overwritten: .cache in it"):
+        write(tmp_path / "home")
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / CARD).write_text("years of work")
+    with pytest.raises(ArtefactError, match="will not be overwritten: README.md in it"):
+        write(tmp_path / "project")
+
+
+def test_a_transposed_view_makes_the_round_trip(tmp_path):
+    theta = jax.tree.map(np.asarray, learned_opt.residual(**OPTIONS).init(jax.random.key(3)))
+    theta["nn"]["~"]["w0"] = np.asfortranarray(theta["nn"]["~"]["w0"])
+    write(tmp_path / "lo", theta=theta)
+    np.testing.assert_array_equal(read(tmp_path / "lo").theta["nn"]["~"]["w0"], theta["nn"]["~"]["w0"])
 
 
 def test_a_save_that_fails_half_way_leaves_the_old_artefact(artefact, monkeypatch):

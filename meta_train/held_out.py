@@ -6,9 +6,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from meta_train.baselines import adam, final_loss
-from meta_train.curves import Build, curves, seed_keys, trainer
-from meta_train.evaluate import RATIO_RANGE, loss_ratio
+from meta_train.evaluation.curves import Build, curves, final_loss, seed_keys, trainer
+from meta_train.evaluation.scores import RATIO_RANGE, loss_ratio
+from meta_train.optax_baselines import BASELINES
+from meta_train.optax_baselines import build as build_baseline
+from meta_train.optax_baselines import theta as baseline_theta
 from tasks.base import TaskFamily
 
 
@@ -46,17 +48,16 @@ def make_held_out(
         raise ValueError(f"horizons must be >= final_steps ({final_steps}), got {horizons}")
     keys = seed_keys("selection", num_seeds, seed)
     trainers = {label: trainer(f, build, max(horizons), num_valid_batches=0) for label, f in families.items()}
-    rates = np.asarray(learning_rates, np.float32)
-    grid = {"learning_rate": rates, "cosine": np.zeros(rates.shape, bool)}
+    adam, grid = build_baseline(BASELINES["adam"]), baseline_theta(learning_rates, "constant")
     baseline: dict[str, np.ndarray] = {}
 
     def finals(train, theta):
-        return [final_loss(curves(train, theta, keys, h).train, final_steps) for h in horizons]
+        return [final_loss(curves(train, theta, keys, h).train[0], final_steps) for h in horizons]
 
     def tune(family):
         if not learning_rates:
             return np.ones(len(horizons))
-        train = trainer(family, adam, max(horizons), num_valid_batches=0, rows_at_once=len(rates))
+        train = trainer(family, adam, max(horizons), num_valid_batches=0, rows_at_once=len(learning_rates))
         return np.array([final.mean(1).min() for final in finals(train, grid)])
 
     def score(theta):

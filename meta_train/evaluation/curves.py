@@ -1,12 +1,12 @@
-"""Loss curves of whole inner trainings: many settings of an optimizer times many seeds in one program.
+"""Loss curves of whole inner trainings: settings of an optimizer x seeds x tasks of one shape, one program.
 
-A hand-designed optimizer is here what a learned one is: `build(theta, num_steps)` makes it, and theta may be
-its learning rate. So Adam and a learned optimizer run through the same code, on the same tasks, initial
-parameters and minibatches.
+A hand-designed optimizer is here what a learned one is: `build(setting, num_steps)` makes it, and a setting
+may be its learning rate. So Adam and a learned optimizer run through the same code, on the same tasks,
+initial parameters and minibatches.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,18 +16,20 @@ import optax
 
 from tasks.base import TaskFamily
 
-Build = Callable[[Any, Any], optax.GradientTransformation]  # (theta, num_steps) -> optimizer
+Build = Callable[[Any, Any], optax.GradientTransformation]  # (setting, num_steps) -> optimizer
+EvalParams = Callable[[Any, Any], Any]  # (params, opt_state) -> where validation losses are read
 PARALLEL_BYTES = 512 * 2**20  # of parameters, gradients and optimizer states trained at once
 STREAMS = ("evaluation", "tuning", "selection")
 
 
 class Curves(NamedTuple):
-    """What S seeds of a family did under L settings of one optimizer.
+    """What S seeds of G families of one shape did under L settings of one optimizer.
 
     Attributes:
-      train: f32[L, S, num_steps], the minibatch loss that step t computed before it updated the parameters.
-        From the first non-finite loss of a run on, all of it is +inf: a diverged run is worse than any other.
-      valid: f32[L, S, M], the mean loss on a few fixed minibatches of the "valid" split after `stops[m]`
+      train: f32[G, L, S, num_steps], the minibatch loss that step t computed before it updated the
+        parameters. From the first non-finite loss of a run on, all of it is +inf: a diverged run is worse
+        than any other.
+      valid: f32[G, L, S, M], the mean loss on a few fixed minibatches of the "valid" split after `stops[m]`
         steps; NaN where none was asked for or the family has no such split, +inf where it is not finite.
     """
 
@@ -39,19 +41,21 @@ class Trainer(NamedTuple):
     """One compiled training program; see `trainer`.
 
     Attributes:
-      run: the jitted `(theta [L, ...], keys [S], num_steps i32[], stops i32[M], data) ->
-        (train f32[L, S, max_steps], valid f32[L, S, M])`.
-      family: what it trains.
-      build: the optimizer.
+      run: the jitted `(settings [L, ...], shared, keys [S], num_steps i32[], stops i32[M], data [G, ...]) ->
+        (train f32[G, L, S, max_steps], valid f32[G, L, S, M])`.
+      data: of the G families, stacked, on the device.
+      num_families: G.
+      device: where it runs.
       max_steps: the length of the curves it has room for.
-      rows_at_once: how many settings of theta one call takes.
+      rows_at_once: how many settings one call takes.
       has_valid: whether it reads validation losses.
-      bytes_per_run: memory that one setting with one seed takes, roughly.
+      bytes_per_run: memory that one setting with one seed takes in all families, roughly.
     """
 
     run: Any
-    family: TaskFamily
-    build: Build
+    data: Any
+    num_families: int
+    device: Any
     max_steps: int
     rows_at_once: int
     has_valid: bool
@@ -71,28 +75,42 @@ def seed_keys(stream: str, num_seeds: int, seed: int = 0) -> jax.Array:
 
 
 def trainer(
-    family: TaskFamily, build: Build, max_steps: int, *, num_valid_batches: int = 8, rows_at_once: int = 1
+    families: TaskFamily | Sequence[TaskFamily],
+    build: Build,
+    max_steps: int,
+    *,
+    num_valid_batches: int = 8,
+    rows_at_once: int = 1,
+    eval_params: EvalParams | None = None,
+    device: Any = None,
 ) -> Trainer:
-    """A program that trains tasks of `family` with `build(theta, num_steps)`.
+    """A program that trains tasks with `build(setting, num_steps)`.
 
     One seed is one task of the family, one initialisation and one sequence of minibatches, whatever
     the optimizer, the number of steps, and the other seeds are. The number of steps is an argument:
-    one compilation serves all horizons. Minibatches are gathered once for all settings of theta.
+    one compilation serves all horizons. Minibatches are gathered once for all settings.
 
     Args:
-      family: the tasks; its data travel as arguments of the program.
-      build: `(theta, num_steps) -> optax.GradientTransformation`, traced; `update` also gets `value=loss`.
+      families: one family, or several that differ in nothing but the values of their data; these travel as
+        arguments of the program.
+      build: `(setting, num_steps) -> optax.GradientTransformation`, traced; `update` also gets `value=loss`.
+        The setting is `(setting, shared)` where `curves` is given what all settings share.
       max_steps: the longest training the program can hold.
       num_valid_batches: how many minibatches of the "valid" split are averaged; 0 for none.
-      rows_at_once: settings of theta in one call.
+      rows_at_once: settings in one call.
+      eval_params: `(params, opt_state) -> params` to read validation losses at; None for the parameters.
+      device: where to run; None for jax's first.
     """
-
+    families = [families] if isinstance(families, TaskFamily) else list(families)
+    family = families[0]
+    device = jax.devices()[0] if device is None else device
     has_valid = num_valid_batches > 0 and "valid" in family.data
 
-    def run_one(theta, key, num_steps, stops, data):
+    def run_one(setting, shared, key, num_steps, stops, data):
         key_cfg, key_init, key_steps, key_valid = jax.random.split(key, 4)
         task = family.task(family.sample(key_cfg))
-        opt = optax.with_extra_args_support(build(theta, num_steps))
+        setting = setting if shared is None else (setting, shared)
+        opt = optax.with_extra_args_support(build(setting, num_steps))
 
         def step(t, carry):
             params, opt_state, losses = carry
@@ -102,15 +120,16 @@ def trainer(
             updates, opt_state = opt.update(grads, opt_state, params, value=loss)
             return optax.apply_updates(params, updates), opt_state, losses.at[t].set(loss)
 
-        def valid_loss(params):
+        def valid_loss(params, opt_state):
             if not has_valid:
                 return jnp.float32(jnp.nan)
+            params = params if eval_params is None else eval_params(params, opt_state)
             keys = jax.random.split(key_valid, num_valid_batches)
             return jax.lax.map(lambda k: task.loss(params, k, data["valid"]), keys).mean()
 
         def segment(carry, bounds):
             carry = jax.lax.fori_loop(bounds[0], bounds[1], step, carry)
-            return carry, valid_loss(carry[0])
+            return carry, valid_loss(*carry[:2])
 
         params = task.init(key_init)
         carry = params, opt.init(params), jnp.zeros([max_steps], jnp.float32)
@@ -118,56 +137,72 @@ def trainer(
         (_, _, losses), valid = jax.lax.scan(segment, carry, bounds)
         return losses, valid
 
-    over_theta = jax.vmap(run_one, (0, None, None, None, None))
-    over_seeds = jax.vmap(over_theta, (None, 0, None, None, None), out_axes=1)
+    over_settings = jax.vmap(run_one, (0, None, None, None, None, None))
+    over_seeds = jax.vmap(over_settings, (None, None, 0, None, None, None), out_axes=1)
+    over_families = jax.vmap(over_seeds, (None, None, None, None, None, 0))
     # On a CPU, LLVM's full optimisation doubles the compile time of these programs and gains them nothing.
-    options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
-    run = jax.jit(over_seeds, compiler_options=options)
-    return Trainer(run, family, build, max_steps, rows_at_once, has_valid, _bytes_per_run(family))
+    options = {"xla_backend_optimization_level": 1} if device.platform == "cpu" else None
+    run = jax.jit(over_families, compiler_options=options)
+    data = jax.tree.map(lambda *x: np.stack([np.asarray(y) for y in x]), *[f.data for f in families])
+    return Trainer(
+        run,
+        jax.device_put(data, device),
+        len(families),
+        device,
+        max_steps,
+        rows_at_once,
+        has_valid,
+        len(families) * _bytes_per_run(family),
+    )
 
 
 def curves(
     train: Trainer,
-    theta: Any,
+    settings: Any,
     keys: jax.Array,
     num_steps: int,
     stops: tuple[int, ...] | None = None,
     progress: Callable[[int], None] | None = None,
+    *,
+    shared: Any = None,
 ) -> Curves:
     """Curves of L settings x S seeds over `num_steps` steps, in chunks that fit into `PARALLEL_BYTES`.
 
     Args:
       train: from `trainer`.
-      theta: pytree with a leading axis L.
+      settings: pytree with a leading axis L.
       keys: key[S].
       num_steps: the horizon, handed to `build`; at most `train.max_steps`.
       stops: ascending step counts after which the validation loss is read, the last one
         being `num_steps`; None for the end only.
       progress: told the number of inner steps (of one run each) that a chunk has done.
+      shared: what all settings share; None for nothing.
     """
     stops = (num_steps,) if stops is None else stops
     if num_steps > train.max_steps or stops[-1] != num_steps or list(stops) != sorted(stops):
         raise ValueError(f"stops must ascend to num_steps <= {train.max_steps}, got {stops} and {num_steps}")
-    rows, seeds = len(jax.tree.leaves(theta)[0]), len(keys)
+    rows, seeds, families = len(jax.tree.leaves(settings)[0]), len(keys), train.num_families
     at_once = max(1, PARALLEL_BYTES // train.bytes_per_run)
     row_chunk = min(train.rows_at_once, at_once)
     seed_chunk = next(d for d in range(min(seeds, max(1, at_once // row_chunk)), 0, -1) if seeds % d == 0)
-    limits = jax.device_put((np.int32(num_steps), np.asarray(stops, np.int32)))
+    limits = jax.device_put((np.int32(num_steps), np.asarray(stops, np.int32)), train.device)
+    keys, shared = jax.device_put((keys, shared), train.device)
     out = Curves(
-        np.empty((rows, seeds, num_steps), np.float32), np.empty((rows, seeds, len(stops)), np.float32)
+        np.empty((families, rows, seeds, num_steps), np.float32),
+        np.empty((families, rows, seeds, len(stops)), np.float32),
     )
     for i in range(0, rows, row_chunk):
         # A chunk that is not full repeats rows: another shape would be compiled anew.
         index = np.minimum(np.arange(i, i + row_chunk), rows - 1)
-        some = jax.tree.map(lambda x, index=index: x[index], theta)
+        some = jax.device_put(jax.tree.map(lambda x, index=index: x[index], settings), train.device)
         for j in range(0, seeds, seed_chunk):
-            at = index[:, None], np.arange(j, j + seed_chunk)
+            at = slice(None), index[:, None], np.arange(j, j + seed_chunk)
             train_loss, valid_loss = jax.device_get(
-                train.run(some, keys[j : j + seed_chunk], *limits, train.family.data)
+                train.run(some, shared, keys[j : j + seed_chunk], *limits, train.data)
             )
             out.train[at], out.valid[at] = train_loss[..., :num_steps], valid_loss
             if progress is not None:
-                progress(len(np.unique(index)) * seed_chunk * num_steps)
+                progress(families * len(np.unique(index)) * seed_chunk * num_steps)
     return _worst_after_divergence(out, train.has_valid)
 
 
@@ -181,3 +216,16 @@ def _bytes_per_run(family: TaskFamily) -> int:
     """Of parameters, gradients and up to six accumulators, old and new; activations are not counted."""
     params = jax.eval_shape(lambda key: family.task(family.sample(key)).init(key), jax.random.key(0))
     return 16 * max(1, sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(params)))
+
+
+def final_loss(train: np.ndarray, final_steps: int) -> np.ndarray:
+    """f64[...]: mean of the last steps of f32[..., num_steps]."""
+    return train[..., -final_steps:].mean(-1, dtype=np.float64)
+
+
+def smooth(train: np.ndarray, decay: float) -> np.ndarray:
+    """Exponential moving average along the last axis, started at its first value."""
+    out = np.array(train, np.float64)
+    for t in range(1, out.shape[-1]):
+        out[..., t] = decay * out[..., t - 1] + (1 - decay) * out[..., t]
+    return out

@@ -1,0 +1,221 @@
+"""Meta-testing: an optimizer against tuned hand-designed ones on held-out tasks, by one protocol."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from meta_train.evaluation import compare as compare_lib
+from meta_train.evaluation import scores as scores_lib
+from meta_train.evaluation import timing
+from meta_train.evaluation.compare import BEST, BUDGET, COMPARISONS, PER_TASK, SINGLE, Comparison
+from meta_train.evaluation.measure import Measured, Progress, measure
+from meta_train.evaluation.optimizers import Contestant, rivals
+from meta_train.evaluation.results import ALL, LEARNED, Cell, Evaluation, HeldOut, Outcome
+from meta_train.evaluation.scores import Draws, Score
+from meta_train.evaluation.settings import ADAM, Settings
+
+
+def evaluate(
+    subject: Contestant,
+    tasks: Mapping[str, HeldOut],
+    settings: Settings | None = None,
+    *,
+    cache: Path | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Trains held-out tasks with an optimizer and with its rivals, and compares them in three ways.
+
+    All see the same tasks, initial parameters and minibatches. Losses are averaged over the seeds
+    (arithmetically) before anything is compared. See `compare` for the three comparisons.
+
+    *Speed-up*: the training losses are smoothed. The archive is the lower envelope of constant-rate Adam
+    over the learning rates: at each step the rate that is best on the tuning seeds, its loss on the
+    evaluation seeds, and of these the running minimum (in the comparison of single settings: the one rate).
+    The speed-up is the step at which the archive first reaches the optimizer's loss at the horizon, over the
+    horizon, within [0.05, 20]. It favours Adam, whose rate is chosen anew for every step. A
+    training that diverges on any seed counts 0.05, and a ratio of 1000.
+
+    *Interval*: tasks are drawn with replacement, and within each the seeds, for all optimizers alike.
+    The spread over meta-training seeds is not in it: theta is given.
+
+    Args:
+      subject: the optimizer under test, from `optimizers.learned` or `optimizers.hand_designed`.
+      tasks: label -> held-out task.
+      settings: None for the defaults.
+      cache: directory of what the rivals did in earlier evaluations, see `measure`.
+      progress: told `(inner steps done, of how many, what was run)`.
+    """
+    settings = Settings() if settings is None else settings
+    began, cpu = time.monotonic(), time.process_time()
+    subject = subject._replace(name=LEARNED)
+    against = {c.name: c for c in rivals(settings.rivals)}
+    families = {label: task.family for label, task in tasks.items()}
+    measured = measure(families, [*against.values(), subject], settings, cache=cache, progress=progress)
+    ms = timing.milliseconds_per_step(families, measured.shapes, [subject, against[ADAM]])
+    drawn = scores_lib.draws(settings.num_seeds, settings.seed)
+    compared, singles = _comparisons(subject, against, measured, settings, drawn, ms)
+    cells = tuple(
+        _cell(label, tasks[label].ring, m, subject, against, measured, compared, settings)
+        for label in tasks
+        for m in range(len(settings.horizons))
+    )
+    wrong = {f: np.array([cell.wrong_horizon[f] for cell in cells]) for f in subject.told}
+    return Evaluation(
+        settings,
+        cells,
+        _all_scores(compared, tasks, settings, drawn),
+        {
+            name: scores_lib.profile(_stack(found, compare_lib.SPEED_UP), np.arange(len(tasks)), drawn)
+            for name, found in compared.items()
+        },
+        {f: float(scores_lib.geometric_mean(ratios)) for f, ratios in wrong.items()},
+        float(np.mean([cell.diverged / settings.num_seeds for cell in cells])),
+        ms,
+        {
+            name: float(np.mean([timing.state_bytes_per_parameter(f, c) for f in families.values()]))
+            for name, c in {LEARNED: subject, **against}.items()
+        },
+        singles,
+        time.monotonic() - began,
+        time.process_time() - cpu,
+        {"jax": jax.__version__, "backend": jax.default_backend(), "device": jax.devices()[0].device_kind},
+    )
+
+
+def _comparisons(
+    subject: Contestant,
+    against: Mapping[str, Contestant],
+    measured: Measured,
+    settings: Settings,
+    drawn: Draws,
+    ms: Mapping[str, Mapping[str, float]],
+) -> tuple[dict[str, dict[str, Comparison]], dict[str, float]]:
+    """Comparison -> task -> its result; and the single settings."""
+    n, horizons = settings.num_tuning_seeds, len(settings.horizons)
+    labels = list(measured.shapes)
+
+    def tables(contestant):
+        grids = measured.grids[contestant.name]
+        return [compare_lib.table(grids[label], settings, len(contestant.values)) for label in labels]
+
+    own = tables(subject)
+    others = {name: tables(rival) for name, rival in against.items()}
+    fixed = {name: compare_lib.single(found, n) for name, found in others.items()}
+    default = (
+        compare_lib.single(own, n)
+        if subject.default is None
+        else compare_lib.always(subject.default, horizons)
+    )
+    names = COMPARISONS if len(subject.values) > 1 else (PER_TASK, SINGLE)
+    out: dict[str, dict[str, Comparison]] = {name: {} for name in names}
+    for i, label in enumerate(labels):
+        tuned = {name: compare_lib.tuned(found[i], n) for name, found in others.items()}
+        adam = measured.grids[ADAM][label]
+        envelope = compare_lib.archive(adam, settings, None)
+        choices = {
+            PER_TASK: ((default, tuned), envelope),
+            SINGLE: ((default, fixed), compare_lib.archive(adam, settings, int(fixed[ADAM].loss[0]))),
+            BUDGET: ((compare_lib.tuned(own[i], n), tuned), envelope),
+        }
+        for name in names:
+            out[name][label] = compare_lib.compare(
+                (subject, measured.grids[LEARNED][label]),
+                {rival: measured.grids[rival][label] for rival in against},
+                choices[name][0],
+                choices[name][1],
+                settings,
+                drawn,
+                ms[label][ADAM] / ms[label][LEARNED],
+            )
+    singles = {name: against[name].values[int(chosen.loss[0])] for name, chosen in fixed.items()}
+    return out, {LEARNED: subject.values[int(default.loss[0])], **singles}
+
+
+def _stack(found: Mapping[str, Comparison], metric: str) -> np.ndarray:
+    """f64[tasks, B + 1, M]."""
+    return np.array([comparison.metrics[metric] for comparison in found.values()])
+
+
+def _all_scores(
+    compared: Mapping[str, Mapping[str, Comparison]],
+    tasks: Mapping[str, HeldOut],
+    settings: Settings,
+    drawn: Draws,
+) -> dict[str, dict[str, dict[str, Score]]]:
+    rings = list(dict.fromkeys(task.ring for task in tasks.values() if task.ring))
+    everything, every = np.arange(len(tasks)), list(range(len(settings.horizons)))
+    groups = {ALL: (everything, every)}
+    if len(rings) > 1:
+        for ring in rings:
+            of_ring = [i for i, task in enumerate(tasks.values()) if task.ring == ring]
+            groups[f"ring {ring}"] = np.array(of_ring), every
+    if len(every) > 1:
+        groups |= {f"{h} steps": (everything, [m]) for m, h in enumerate(settings.horizons)}
+    return {
+        group: {
+            name: {
+                metric: scores_lib.score(
+                    _stack(found, metric)[:, :, at],
+                    which,
+                    drawn,
+                    larger_is_better=metric in (compare_lib.SPEED_UP, compare_lib.WALL_CLOCK),
+                )
+                for metric in next(iter(found.values())).metrics
+            }
+            for name, found in compared.items()
+        }
+        for group, (which, at) in groups.items()
+    }
+
+
+def _cell(
+    label: str,
+    ring: str,
+    m: int,
+    subject: Contestant,
+    against: Mapping[str, Contestant],
+    measured: Measured,
+    compared: Mapping[str, Mapping[str, Comparison]],
+    settings: Settings,
+) -> Cell:
+    horizon, n = settings.horizons[m], settings.num_tuning_seeds
+    first = compared[PER_TASK][label]
+    sides = {LEARNED: first.subject} | {name: first.rivals[name] for name in against}
+    train = {
+        name: measured.grids[name][label].train(m, horizon)[side.chosen.loss[m], n:]
+        for name, side in sides.items()
+    }
+    wrong = compare_lib.wrong_horizons(subject, measured.grids[LEARNED][label], settings)
+    return Cell(
+        task=label,
+        ring=ring,
+        horizon=horizon,
+        diverged=int(np.isinf(train[LEARNED]).any(-1).sum()),
+        best=first.best[m],
+        loss={name: side.loss[m] for name, side in sides.items()},
+        valid={name: side.valid[m] for name, side in sides.items()},
+        train=train,
+        at_grid_edge={
+            name: int(sides[name].chosen.loss[m]) in (0, len(c.values) - 1) for name, c in against.items()
+        },
+        wrong_horizon={factor: float(ratios[m]) for factor, ratios in wrong.items()},
+        outcomes={name: _outcome(found[label], m, subject, against) for name, found in compared.items()},
+    )
+
+
+def _outcome(found: Comparison, m: int, subject: Contestant, against: Mapping[str, Contestant]) -> Outcome:
+    def ratios(metric):
+        return {name: float(found.metrics[f"{metric}/{name}"][0, m]) for name in (*against, BEST)}
+
+    return Outcome(
+        speed_up=float(found.metrics[compare_lib.SPEED_UP][0, m]),
+        censored=bool(found.censored[m]),
+        wall_clock_speed_up=float(found.metrics[compare_lib.WALL_CLOCK][0, m]),
+        loss_ratio=ratios(compare_lib.LOSS),
+        valid_ratio=ratios(compare_lib.VALID),
+        setting=subject.values[int(found.subject.chosen.loss[m])],
+        rival_setting={name: c.values[int(found.rivals[name].chosen.loss[m])] for name, c in against.items()},
+    )

@@ -1,0 +1,259 @@
+"""`meta-train leaderboard`: evaluations by the same protocol, side by side."""
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from meta_train.evaluation import document as document_lib
+from meta_train.evaluation.compare import BEST, LOSS, SPEED_UP, VALID, WALL_CLOCK
+from meta_train.evaluation.document import TITLES
+from meta_train.evaluation.page import PROTOCOL, grid, image, items, page
+from meta_train.evaluation.report import print_grid
+from meta_train.evaluation.results import ALL, LEARNED
+from meta_train.evaluation.settings import ADAM
+from meta_train.evaluation.tables import PER_TASK, Grid, interval, mean, number
+from meta_train.hooks import RunError
+
+FORMAT, VERSION = "meta-train/leaderboard", 1
+ALIKE = (
+    "horizons",
+    "num_seeds",
+    "num_tuning_seeds",
+    "archive_steps",
+    "smoothing",
+    "final_steps",
+    "seed",
+    "rivals",
+)
+COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "0.3")
+
+
+def leaderboard(paths: Sequence[Path], out: Path) -> dict[str, Any]:
+    """Puts evaluations side by side, best first: prints the table, and writes JSON, CSV, PNG and HTML.
+
+    Args:
+      paths: directories that hold an `evaluation.json`, or such files.
+      out: directory of the files.
+
+    Returns:
+      What the JSON file holds.
+
+    Raises:
+      RunError: no evaluation in a directory, two that were not made alike, a file that cannot be written.
+    """
+    docs = {str(path): document_lib.read(path) for path in paths}
+    first, *others = docs
+    for other in others:
+        _check_alike(first, docs[first], other, docs[other])
+    board = side_by_side(docs)
+    print_board(board)
+    picture = bars_png(board)
+    files = {
+        "leaderboard.json": document_lib.to_json(board),
+        "leaderboard.csv": to_csv(board),
+        "leaderboard.png": picture,
+        "leaderboard.html": board_page(board, picture),
+    }
+    for name, content in files.items():
+        document_lib.replace(out / name, content)
+        print(out / name)
+    return board
+
+
+def side_by_side(docs: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The leaderboard as JSON values: an entry for each evaluation, the largest mean speed-up first."""
+    entries = [
+        {
+            "name": doc.get("name", path),
+            "path": path,
+            "scores": doc["scores"],
+            "divergence_rate": doc["divergence_rate"],
+            "wrong_horizon": doc["wrong_horizon"],
+            "time_over_adam": _time_over_adam(doc),
+            "state_bytes_per_parameter": doc["state_bytes_per_parameter"][LEARNED],
+            "won": won,
+        }
+        for (path, doc), won in zip(docs.items(), _won(list(docs.values())), strict=True)
+    ]
+    entries.sort(key=lambda entry: -_speed_up(entry, ALL, PER_TASK)["value"])
+    one = next(iter(docs.values()))
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "tasks": list(dict.fromkeys(cell["task"] for cell in one["cells"])),
+        "settings": {key: one["settings"][key] for key in ALIKE},
+        "entries": entries,
+    }
+
+
+def to_grid(board: dict[str, Any]) -> Grid:
+    """A row for each entry."""
+    groups = [group for group in board["entries"][0]["scores"] if group != ALL]
+    head = ("optimizer", "speed-up", "IQM", "worst", *groups, "single setting", "equal budget", "wall clock")
+    head += (
+        "loss / best",
+        "valid / best",
+        "won",
+        "diverged",
+        "told x0.5",
+        "told x2",
+        "time/Adam's",
+        "bytes/param",
+    )
+    rows, good = [], []
+    for entry in board["entries"]:
+        found = entry["scores"][ALL]
+        first, wrong = found[PER_TASK], entry["wrong_horizon"]
+        rows.append(
+            (
+                entry["name"],
+                interval(first[SPEED_UP]["geometric_mean"]),
+                interval(first[SPEED_UP]["iqm"]),
+                number(first[SPEED_UP]["worst"]),
+                *(interval(_speed_up(entry, group, PER_TASK)) for group in groups),
+                *(
+                    interval(_speed_up(entry, ALL, name)) if name in found else "-"
+                    for name in ("single_setting", "equal_budget")
+                ),
+                interval(first[WALL_CLOCK]["geometric_mean"]),
+                interval(first[f"{LOSS}/{BEST}"]["geometric_mean"]),
+                interval(first[f"{VALID}/{BEST}"]["geometric_mean"]),
+                f"{entry['won']:.0%}",
+                f"{entry['divergence_rate']:.0%}",
+                number(wrong.get("0.5")),
+                number(wrong.get("2.0")),
+                number(entry["time_over_adam"]),
+                number(entry["state_bytes_per_parameter"]),
+            )
+        )
+        good.append(None if entry["divergence_rate"] else first[SPEED_UP]["geometric_mean"]["value"] >= 1)
+    return Grid(head, tuple(rows), (*head[:2], "worst", "diverged"), tuple(good))
+
+
+def print_board(board: dict[str, Any], file: IO[str] | None = None) -> None:
+    """Prints the table."""
+    print_grid(to_grid(board), file)
+    print(file=file)
+    for line in notes(board):
+        print(line, file=file)
+
+
+def notes(board: dict[str, Any]) -> list[str]:
+    """What the columns mean."""
+    return [
+        f"{len(board['tasks'])} tasks at {', '.join(map(str, board['settings']['horizons']))} steps, "
+        f"{board['settings']['num_seeds']} seeds; speed-ups and ratios: geometric mean [95% interval]",
+        f"speed-up, and all columns not named otherwise: {TITLES[PER_TASK]}",
+        "best: the best of the rivals; won: share of tasks and horizons with the lowest training loss of all "
+        "entries; told: final loss when told a wrong number of steps, over that when told the right one",
+    ]
+
+
+def to_csv(board: dict[str, Any]) -> str:
+    """One row for each entry, group, comparison and metric."""
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(("name", "group", "comparison", "metric", "average", "value", "low", "high"))
+    for entry in board["entries"]:
+        for group, comparisons in entry["scores"].items():
+            for comparison, metrics in comparisons.items():
+                for metric, score in metrics.items():
+                    for average in ("geometric_mean", "iqm", "median"):
+                        found = score[average]
+                        rows.writerow(
+                            (entry["name"], group, comparison, metric, average)
+                            + (found["value"], found["low"], found["high"])
+                        )
+    return text.getvalue()
+
+
+def board_page(board: dict[str, Any], picture: bytes) -> str:
+    """One HTML page."""
+    return page(
+        "Leaderboard",
+        grid(to_grid(board)),
+        items(notes(board)),
+        image(picture, "speed-ups with intervals"),
+        f"<h2>How it was measured</h2><p>{PROTOCOL}</p>",
+    )
+
+
+def bars_png(board: dict[str, Any]) -> bytes:
+    """Speed-ups with their intervals: a panel for each comparison, a colour for each group."""
+    from matplotlib.figure import Figure
+
+    from meta_train.evaluation.picture import DPI, WIDTH, png
+
+    entries, groups = board["entries"], list(board["entries"][0]["scores"])
+    names = [name for name in TITLES if any(name in entry["scores"][ALL] for entry in entries)]
+    size = WIDTH, 1.6 + 0.16 * len(entries) * (len(groups) + 1)
+    figure = Figure(figsize=(size[0], max(size[1], 3)), dpi=DPI, layout="constrained")
+    axes = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    for axis, name in zip(axes, names, strict=True):
+        for k, group in enumerate(groups):
+            for row, entry in enumerate(entries):
+                if name in entry["scores"][group]:
+                    found = _speed_up(entry, group, name)
+                    y = row + 0.7 * (k / len(groups) - 0.35)
+                    colour = COLOURS[k % len(COLOURS)]
+                    axis.plot((found["low"], found["high"]), (y, y), color=colour, linewidth=2)
+                    label = group if row == 0 else None
+                    axis.plot(found["value"], y, "o", color=colour, markersize=6, label=label)
+        axis.set_title(f"{name}\n{TITLES[name]}", fontsize=9)
+        axis.set_xscale("log", base=2)
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.axvline(1, color="0.3", linewidth=1)
+        axis.grid(True, axis="x", color="0.9")
+        axis.set_xlabel("step speed-up over Adam")
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_yticks(range(len(entries)), [entry["name"] for entry in entries])
+    axes[0].set_ylim(len(entries) - 0.5, -0.5)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    return png(figure)
+
+
+def _check_alike(a: str, one: dict[str, Any], b: str, other: dict[str, Any]) -> None:
+    """Refuses evaluations whose numbers do not compare (RunError)."""
+    keys = ("task", "ring", "horizon")
+    cells = [[tuple(cell[key] for key in keys) for cell in doc["cells"]] for doc in (one, other)]
+    if sorted(cells[0]) != sorted(cells[1]):
+        odd = sorted(set(cells[0]) ^ set(cells[1]))[0]
+        where = a if odd in cells[0] else b
+        raise RunError(
+            f"{a} and {b} were not evaluated on the same tasks: only {where} has {odd[0]} at {odd[2]} steps; "
+            "evaluate both with the same --tasks and --horizons"
+        )
+    for key in ALIKE:
+        if one["settings"][key] != other["settings"][key]:
+            raise RunError(
+                f"{a} and {b} were not evaluated alike: {key} is {one['settings'][key]} there, "
+                f"{other['settings'][key]} here"
+            )
+    if one.get("rings_version") != other.get("rings_version"):
+        raise RunError(f"{a} and {b} were evaluated on different versions of the rings: evaluate again")
+
+
+def _won(docs: list[dict[str, Any]]) -> list[float]:
+    """Share of the cells where each has the lowest mean training loss; ties count for all of them."""
+    losses = np.full((len(docs), len(docs[0]["cells"])), np.inf)
+    order = {(cell["task"], cell["horizon"]): i for i, cell in enumerate(docs[0]["cells"])}
+    for d, doc in enumerate(docs):
+        for cell in doc["cells"]:
+            loss = mean(cell["loss"][LEARNED])
+            losses[d, order[cell["task"], cell["horizon"]]] = np.inf if loss is None else loss
+    best = losses.min(0)
+    return [float(((row == best) & np.isfinite(row)).mean()) for row in losses]
+
+
+def _time_over_adam(doc: dict[str, Any]) -> float:
+    ratios = [ms[LEARNED] / ms[ADAM] for ms in doc["ms_per_step"].values()]
+    return float(np.exp(np.mean(np.log(ratios))))
+
+
+def _speed_up(entry: dict[str, Any], group: str, comparison: str) -> dict[str, Any]:
+    return entry["scores"][group][comparison][SPEED_UP]["geometric_mean"]

@@ -1,0 +1,102 @@
+"""One HTML page that needs nothing else: style inside, pictures as data URIs."""
+
+import base64
+import html
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from meta_train.evaluation import tables
+from meta_train.evaluation.document import TITLES
+
+STYLE = """
+:root { color-scheme: light dark; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 1340px; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2rem; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .2rem .6rem; text-align: right; white-space: nowrap; border-bottom: 1px solid #8884; }
+th:first-child, td:first-child { text-align: left; }
+tr.good td { background: #009e7318; } tr.bad td { background: #e69f0018; }
+tr.lost td { background: #d55e0030; }
+img { max-width: 100%; height: auto; background: white; border-radius: 4px; }
+.big { font-size: 1.3rem; } pre { overflow-x: auto; font-size: .8rem; }
+"""
+PROTOCOL = """
+All optimizers train the same tasks from the same initial parameters on the same minibatches. Every setting
+(learning rate, step factor, best rival) is chosen on tuning seeds and measured on other seeds.
+Step speed-up: the steps that Adam needs to reach the optimizer's final smoothed loss, over the optimizer's
+steps, within 0.05 and 20; where rivals are tuned, Adam's rate is chosen anew for every step.
+A training that diverges on any seed counts 0.05, and a loss ratio of 1000.
+Intervals: 95 %, bootstrap over tasks and seeds. Ratios below 1 and speed-ups above 1 are good.
+"""
+
+
+def evaluation_page(doc: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
+    """The page of one evaluation.
+
+    Args:
+      doc: from `document`.
+      pictures: caption -> PNG.
+    """
+    doc = dict(doc)
+    up = doc["speed_up"]
+    legend = [f"{name}: {title}" for name, title in TITLES.items() if name in doc["scores"]["all"]]
+    return page(
+        f"Evaluation of {doc.get('name', 'an optimizer')}",
+        f"<p class='big'>Step speed-up over tuned Adam: <b>{up['mean']:.2f}x</b> "
+        f"[{up['low']:.2f}, {up['high']:.2f}], worst {up['worst']:.2f}x</p>",
+        "<h2>Comparisons</h2>",
+        grid(tables.scores(doc)),
+        items(legend),
+        "<h2>Tasks</h2>",
+        grid(tables.cells(doc)),
+        items(tables.notes(doc)),
+        *(
+            f"<h2>{html.escape(caption)}</h2>{image(content, caption)}"
+            for caption, content in pictures.items()
+        ),
+        "<h2>How it was measured</h2>",
+        f"<p>{PROTOCOL}</p>",
+        details(doc),
+    )
+
+
+def page(title: str, *parts: str) -> str:
+    """A whole document of parts that are HTML already."""
+    title = html.escape(title)
+    head = f"<meta charset='utf-8'><meta name='viewport' content='width=device-width'><title>{title}</title>"
+    body = "\n".join((f"<h1>{title}</h1>", *parts))
+    head = f"<head>{head}<style>{STYLE}</style></head>"
+    return f"<!doctype html>\n<html lang='en'>{head}\n<body>{body}</body></html>\n"
+
+
+def grid(found: tables.Grid) -> str:
+    """A table."""
+    kinds = {True: "good", False: "bad", None: "lost"}
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in found.head)
+    rows = "\n".join(
+        f"<tr class='{kinds[good]}'>{''.join(f'<td>{html.escape(text)}</td>' for text in row)}</tr>"
+        for row, good in zip(found.rows, found.good, strict=True)
+    )
+    return f"<div class='wide'><table><thead><tr>{head}</tr></thead>\n<tbody>{rows}</tbody></table></div>"
+
+
+def items(lines: Sequence[str]) -> str:
+    """A list."""
+    return f"<ul>{''.join(f'<li>{html.escape(line)}</li>' for line in lines)}</ul>"
+
+
+def image(content: bytes, caption: str) -> str:
+    """A PNG inside the page."""
+    data = base64.b64encode(content).decode()
+    return f"<img alt='{html.escape(caption, quote=True)}' src='data:image/png;base64,{data}'>"
+
+
+def details(doc: Mapping[str, Any]) -> str:
+    """What was evaluated, with which settings and versions."""
+    what = {
+        k: v for k, v in doc.items() if isinstance(v, (str, int, float)) or k in ("settings", "environment")
+    }
+    text = html.escape(json.dumps(what, indent=1))
+    return f"<details><summary>Settings and versions</summary><pre>{text}</pre></details>"

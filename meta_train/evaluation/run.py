@@ -1,0 +1,94 @@
+"""`meta-train evaluate`: from a source to the table, the JSON, the CSV, the pictures and the page."""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from meta_train.evaluation import document as document_lib
+from meta_train.evaluation.evaluate import evaluate
+from meta_train.evaluation.measure import Progress
+from meta_train.evaluation.page import evaluation_page
+from meta_train.evaluation.picture import curves_png, scores_png
+from meta_train.evaluation.report import print_report
+from meta_train.evaluation.results import Evaluation
+from meta_train.evaluation.sources import open_source, tasks_and_settings
+
+
+def evaluate_source(
+    text: str,
+    *,
+    rings: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    cache: Path | None = None,
+    out: Path | None = None,
+    json_file: Path | None = None,
+    warn: Callable[[str], None] = print,
+) -> Evaluation:
+    """Evaluates a run, an artefact or an optimizer of optax, prints the tables, and writes all files.
+
+    Args:
+      text: see `open_source`.
+      rings: as "A+B"; None for the default of the source.
+      options: keyword arguments of `Settings`; None where the default is wanted.
+      cache: directory of what the rivals did, which is reused; None for none.
+      out: directory of the files; None for the run's own, or one below runs/evaluations.
+      json_file: where the figures go; None for `evaluation.json` in `out`.
+      warn: called with a line for whatever was skipped.
+
+    Raises:
+      ConfigError, RunError, ArtefactError: in one line, before anything is trained; or a file that
+        cannot be written.
+    """
+    source = open_source(text, warn)
+    tasks, settings, about_tasks = tasks_and_settings(source, rings, options or {})
+    out = source.out if out is None else out
+    contestant = source.contestant(settings.trials)
+    with progress_bar() as progress:
+        result = evaluate(contestant, tasks, settings, cache=cache, progress=progress)
+    doc = document_lib.document(result, name=source.name, **source.what, **about_tasks)
+    print_report(doc)
+    for path in write(result, doc, out, json_file):
+        print(path)
+    return result
+
+
+def write(
+    evaluation: Evaluation, doc: dict[str, Any], out: Path, json_file: Path | None = None
+) -> Iterator[Path]:
+    """Writes the files of an evaluation, and yields each path once it is there.
+
+    Raises:
+      RunError: a file that cannot be written.
+    """
+    title = f"{doc['name']}, step speed-up {doc['speed_up']['mean']:.2f}"
+    drawn = curves_png(evaluation, title)
+    scores = scores_png(doc, title)
+    page = evaluation_page(doc, {"Speed-ups": scores, "Training curves": drawn})
+    files = {
+        json_file or out / "evaluation.json": document_lib.to_json(doc),
+        out / "evaluation.csv": document_lib.to_csv(doc),
+        out / "evaluation.png": drawn,
+        out / "evaluation_scores.png": scores,
+        out / "evaluation.html": page,
+    }
+    for path, content in files.items():
+        document_lib.replace(path, content)
+        yield path
+
+
+@contextmanager
+def progress_bar() -> Iterator[Progress | None]:
+    """A bar on a terminal, nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeRemainingColumn()
+    console = Console(stderr=True)
+    with Progress(*columns, TextColumn("{task.description}"), console=console, transient=True) as bar:
+        task = bar.add_task("compiling", total=None)
+        yield lambda done, total, text: bar.update(task, completed=done, total=total, description=text)

@@ -1,0 +1,186 @@
+"""What can be evaluated, and on what: runs, artefacts, packaged optimizers, those of optax; rings."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import learned_opt
+from learned_opt import artefact
+from meta_train.evaluation.optimizers import Contestant, hand_designed, learned
+from meta_train.evaluation.results import HeldOut
+from meta_train.evaluation.settings import ADAMS, Settings
+from meta_train.experiment import held_out_families
+from meta_train.hooks import RunError
+from meta_train.problems import ConfigError, Problem, nearest
+from meta_train.run_directory import CONFIG, load_config, load_trained
+from meta_train.train import set_up_jax
+from tasks import make
+from tasks.rings import RINGS, VERSION
+
+OPTAX, PRETRAINED, HUB = "optax:", "pretrained:", "hub:"
+DEFAULT_RINGS = "A+B"
+EVALUATIONS = Path("runs") / "evaluations"
+
+
+class Source(NamedTuple):
+    """What is evaluated.
+
+    Attributes:
+      name: short, for tables and file names.
+      out: directory of the results, where none is asked for.
+      what: where it comes from, as JSON values for the results.
+      contestant: `(trials) -> Contestant`; only now is theta read.
+      settings: keyword arguments of `Settings` that it suggests.
+      tasks: its own tasks; None for rings.
+    """
+
+    name: str
+    out: Path
+    what: dict[str, Any]
+    contestant: Callable[[int], Contestant]
+    settings: dict[str, Any]
+    tasks: Callable[[], dict[str, HeldOut]] | None = None
+
+
+def open_source(text: str, warn: Callable[[str], None] = print) -> Source:
+    """Finds what is to be evaluated.
+
+    Args:
+      text: the directory of a run or of an artefact, "pretrained:NAME", "hub:USER/NAME", or "optax:NAME",
+        "optax:NAME_SCHEDULE", either with "@RATE" for a learning rate of its own.
+      warn: called with a line for whatever was skipped.
+
+    Raises:
+      ConfigError: a name of optax that is none.
+      RunError, ArtefactError: nothing that could be evaluated.
+    """
+    if text.startswith(OPTAX):
+        return _of_optax(text)
+    if text.startswith((PRETRAINED, HUB)):
+        return _of_artefact(text, text.partition(":")[2].replace("/", "_"))
+    directory = Path(text)
+    if (directory / artefact.WEIGHTS).is_file():
+        return _of_artefact(text, directory.resolve().name)
+    if (directory / CONFIG).is_file():
+        return _of_run(directory, warn)
+    raise RunError(
+        f"{text} is not the directory of a run ({CONFIG}), nor of an artefact ({artefact.WEIGHTS}), nor "
+        f"{OPTAX}NAME or {PRETRAINED}NAME"
+    )
+
+
+def held_out(rings: str) -> dict[str, HeldOut]:
+    """The tasks of rings, "A" or "A+B".
+
+    Raises:
+      ConfigError: a ring that there is not.
+    """
+    names = list(dict.fromkeys(rings.split("+")))
+    unknown = [name for name in names if name not in RINGS]
+    if unknown:
+        raise ConfigError([Problem("tasks", "no such ring", name, nearest(name, RINGS)) for name in unknown])
+    return {label: HeldOut(make(spec), name) for name in names for label, spec in RINGS[name].items()}
+
+
+def make_settings(**options: Any) -> Settings:
+    """`Settings` of the options that are not None, the horizons sorted.
+
+    Raises:
+      ConfigError: settings that contradict each other, a rival that there is not.
+    """
+    options = {key: value for key, value in options.items() if value is not None}
+    if "horizons" in options:
+        options["horizons"] = tuple(sorted(set(options["horizons"])))
+    if "num_seeds" in options:
+        options.setdefault("num_tuning_seeds", options["num_seeds"])
+    try:
+        return Settings(**options)
+    except ValueError as error:
+        raise ConfigError([Problem("", str(error))]) from error
+
+
+def _of_optax(text: str) -> Source:
+    name, at, rate = text.removeprefix(OPTAX).partition("@")
+    try:
+        learning_rate = float(rate) if at else None
+        if learning_rate is not None and not 0 < learning_rate < float("inf"):
+            raise ValueError(f"the learning rate must be > 0 and finite, got {rate}")
+        contestant = hand_designed(name, learning_rate)
+    except ValueError as error:
+        message = (
+            str(error) if "float" not in str(error) else f"the learning rate must be a number, got {rate!r}"
+        )
+        raise ConfigError([Problem("source", message, text)]) from error
+    return Source(text, EVALUATIONS / text.replace(":", "_"), {"source": text}, lambda trials: contestant, {})
+
+
+def _of_artefact(text: str, name: str) -> Source:
+    found = learned_opt.read(text)
+    horizon = found.horizon
+    if isinstance(horizon, (list, tuple)):
+        horizon = f"{horizon[0]} to {horizon[-1]}"
+    what = {
+        "source": text,
+        "architecture": found.name,
+        "options": found.options,
+        "provenance": found.provenance,
+        "trained_for": None if horizon is None else f"{horizon} steps",
+    }
+    return Source(
+        name, EVALUATIONS / name, what, lambda trials: learned(name, found.lopt, found.theta, trials), {}
+    )
+
+
+def _of_run(directory: Path, warn: Callable[[str], None]) -> Source:
+    config = load_config(directory)
+    set_up_jax(config)
+    trained = load_trained(directory, warn)
+    ring = config.evaluation.tasks if isinstance(config.evaluation.tasks, str) else ""
+    length = config.inner.unroll_length
+    what = {
+        "run": str(directory),
+        "which": trained.which,
+        "outer_step": trained.outer_step,
+        "trained_for": f"{length if isinstance(length, int) else f'{length.min} to {length.max}'} steps",
+    }
+    name = directory.resolve().name
+    lopt = trained.experiment.lopt
+    return Source(
+        name,
+        directory,
+        what,
+        lambda trials: learned(name, lopt, trained.theta, trials),
+        {
+            "horizons": config.evaluation.horizons,
+            "num_seeds": config.evaluation.num_seeds,
+        },
+        lambda: {
+            label: HeldOut(family, ring)
+            for label, family in held_out_families(trained.experiment.config).items()
+        },
+    )
+
+
+def tasks_and_settings(
+    source: Source, rings: str | None, options: Mapping[str, Any]
+) -> tuple[dict[str, HeldOut], Settings, dict[str, Any]]:
+    """The tasks to evaluate on, the settings, and what the results say about the tasks.
+
+    A run without rings is evaluated on what its own config names, against Adam, without the search at equal
+    budget: what a quick look at a run needs. Anything else has rings A and B and the standard rivals.
+
+    Args:
+      source: from `open_source`.
+      rings: as for `held_out`; None for the default.
+      options: keyword arguments of `Settings`, None where the default is wanted.
+
+    Raises:
+      ConfigError: a ring, or settings, that cannot be.
+    """
+    given = {key: value for key, value in options.items() if value is not None}
+    if rings is None and source.tasks is not None:
+        settings = make_settings(**{"rivals": ADAMS, "trials": 1} | source.settings | given)
+        return source.tasks(), settings, {"tasks": "its own"}
+    rings = rings or DEFAULT_RINGS
+    settings = make_settings(**given)
+    return held_out(rings), settings, {"tasks": rings, "rings_version": VERSION}

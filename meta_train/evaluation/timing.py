@@ -1,0 +1,97 @@
+"""What a step costs: wall time of single trainings, one at a time on the first device; bytes of state."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import numpy as np
+
+from meta_train.evaluation.curves import seed_keys, trainer
+from meta_train.evaluation.optimizers import Contestant
+from tasks.base import TaskFamily
+
+REPEATS = 7
+SECONDS = 0.05  # that one timed call is to take
+MOST_STEPS = 500
+
+
+def milliseconds_per_step(
+    families: dict[str, TaskFamily], shapes: dict[str, str], contestants: Sequence[Contestant]
+) -> dict[str, dict[str, float]]:
+    """Label -> contestant's name -> milliseconds of one step of one training, gradient included.
+
+    Contestants take turns, and the least of seven times counts: other load on the machine hits all alike.
+    Families of one shape are timed once.
+
+    Args:
+      families: label -> family.
+      shapes: label -> what families of one shape share.
+      contestants: each with its default setting, or the first.
+    """
+    first = {shape: label for label, shape in reversed(shapes.items())}
+
+    def compiled(label: str) -> list[Callable[[int], Any]]:
+        calls = [_call(families[label], contestant) for contestant in contestants]
+        for call in calls:
+            call(1)
+        return calls
+
+    with ThreadPoolExecutor(2) as pool:  # compiling takes longer than timing
+        ready = dict(zip(first, pool.map(compiled, first.values()), strict=True))
+    by_shape = {shape: _take_turns(calls) for shape, calls in ready.items()}
+    return {
+        label: dict(zip([c.name for c in contestants], by_shape[shape], strict=True))
+        for label, shape in shapes.items()
+    }
+
+
+def state_bytes_per_parameter(family: TaskFamily, contestant: Contestant) -> float:
+    """Bytes of optimizer state for each inner parameter, by shapes alone."""
+    params = jax.eval_shape(lambda key: family.task(family.sample(key)).init(key), jax.random.key(0))
+    setting = _setting(contestant)
+    state = jax.eval_shape(lambda p: contestant.build(setting, 100).init(p), params)
+    sizes = [
+        sum(math.prod(x.shape) * itemsize(x) for x in jax.tree.leaves(tree))
+        for tree, itemsize in ((state, lambda x: x.dtype.itemsize), (params, lambda x: 1))
+    ]
+    return sizes[0] / max(sizes[1], 1)
+
+
+def _setting(contestant: Contestant) -> Any:
+    row = jax.tree.map(lambda x: x[contestant.default or 0], contestant.settings)
+    return row if contestant.shared is None else (row, contestant.shared)
+
+
+def _call(family: TaskFamily, contestant: Contestant) -> Callable[[int], Any]:
+    train = trainer(family, contestant.build, MOST_STEPS, num_valid_batches=0)
+    i = contestant.default or 0
+    row = jax.tree.map(lambda x: x[i : i + 1], contestant.settings)
+    args = jax.device_put((row, contestant.shared, seed_keys("tuning", 1)), train.device)
+
+    def call(steps: int):
+        limit = np.int32(steps), np.full(1, steps, np.int32)
+        return jax.block_until_ready(train.run(*args, *limit, train.data))
+
+    return call
+
+
+def _take_turns(calls: list[Callable[[int], Any]]) -> list[float]:
+    """Milliseconds of a step of each; what a call of no steps takes is subtracted."""
+
+    def seconds(call, steps):
+        began = time.perf_counter()
+        call(steps)
+        return time.perf_counter() - began
+
+    steps = [int(np.clip(SECONDS / max(seconds(c, 2) / 2, 1e-6), 2, MOST_STEPS)) for c in calls]
+    steps = [
+        int(np.clip(SECONDS / (seconds(c, n) / n), 2, MOST_STEPS)) for c, n in zip(calls, steps, strict=True)
+    ]
+    times = np.full((2, len(calls)), np.inf)
+    for _ in range(REPEATS):
+        for i, call in enumerate(calls):
+            times[:, i] = np.minimum(times[:, i], [seconds(call, steps[i]), seconds(call, 0)])
+    return [float(1e3 * max(full - empty, 1e-9) / n) for full, empty, n in zip(*times, steps, strict=True)]

@@ -9,12 +9,15 @@ from annotated_types import Ge, Gt
 from meta_train.population.base import Member, Trainer
 
 
-def surrogate(*, learning_rate: Annotated[float, Gt(0)] = 0.02, start: float = 0.9) -> Trainer:
+def surrogate(
+    searched: tuple[str, ...] = (), *, learning_rate: Annotated[float, Gt(0)] = 0.02, start: float = 0.9
+) -> Trainer:
     """Ascends 1.2 - h0 w0^2 - h1 w1^2 and is judged by 1.2 - w0^2 - w1^2 (Jaderberg et al. 2017, figure 2).
 
     Hypers h0 and h1 in [0, 1]. With (1, 0) and (0, 1) neither of two members can get above 0.39 alone.
 
     Args:
+      searched: names of the hyperparameters that the population searches.
       learning_rate: of the ascent.
       start: both weights.
     """
@@ -33,6 +36,7 @@ def surrogate(*, learning_rate: Annotated[float, Gt(0)] = 0.02, start: float = 0
 
 
 def noisy_quadratic(
+    searched: tuple[str, ...] = (),
     *,
     dim: Annotated[int, Ge(1)] = 32,
     curvature: Annotated[float, Gt(0)] = 1e-3,
@@ -45,6 +49,7 @@ def noisy_quadratic(
     exp(-2 lr curvature t). A lower learning rate pays at once, but never gets rid of that loss.
 
     Args:
+      searched: names of the hyperparameters that the population searches.
       dim: weights in each half.
       curvature: of the flat half.
       noise: total variance of the stiff half's gradient.

@@ -1,0 +1,106 @@
+"""`meta-train population`, `export-schedule`, `replay` and `plot`: populations, and what they found."""
+
+import argparse
+from pathlib import Path
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Declares the four commands."""
+    population = commands.add_parser(
+        "population", help="search hyperparameters and their schedules with a population"
+    )
+    population.add_argument("config", metavar="CONFIG", help="a YAML file (configs/population_*.yaml)")
+    population.add_argument("overrides", nargs="*", metavar="key.sub=value", help="replaces one value")
+    population.add_argument(
+        "--out", type=Path, metavar="DIR", help="directory of the run (default: runs/CONFIG's name)"
+    )
+    population.add_argument("--resume", action="store_true", help="go on with the run in that directory")
+    population.set_defaults(command=population_command)
+
+    export = commands.add_parser("export-schedule", help="write the schedule of a population's best member")
+    export.add_argument("run", type=Path, metavar="RUN", help="directory of a population")
+    export.add_argument("--out", type=Path, metavar="FILE", help="default: RUN/schedule.json")
+    export.set_defaults(command=export_schedule_command)
+
+    replay = commands.add_parser("replay", help="train again from scratch with the winner's schedule")
+    replay.add_argument("run", type=Path, metavar="RUN", help="directory of a population")
+    replay.add_argument("--num-seeds", type=int, default=5, metavar="S", help="default: 5")
+    replay.add_argument("--seed", type=int, default=0, metavar="SEED", help="default: 0")
+    replay.add_argument("--json", type=Path, metavar="FILE", help="default: RUN/replay.json")
+    replay.set_defaults(command=replay_command)
+
+    plot = commands.add_parser("plot", help="draw every member of a population over time")
+    plot.add_argument("run", type=Path, metavar="RUN", help="directory of a population")
+    plot.add_argument("--out", type=Path, metavar="FILE", help="default: RUN/population.png")
+    plot.set_defaults(command=plot_command)
+
+
+def population_command(args: argparse.Namespace) -> int:
+    """`meta-train population`."""
+    from meta_train.display import progress_display
+    from meta_train.population import config as config_lib
+    from meta_train.population.run import run_population
+
+    def words(row: dict) -> dict[str, str]:
+        return {"fitness": f"best {row['fitness/best']:.4f}  median {row['fitness/median']:.4f}"}
+
+    config = config_lib.load(args.config, args.overrides)
+    directory = args.out or Path("runs") / Path(args.config).stem
+    with progress_display(config.rounds, unit="round", words=words) as display:
+        result = run_population(config, directory, resume=args.resume, display=display)
+    print(f"best: member {result.slot}, fitness {result.fitness:.4f}")
+    for name, value in result.test.items():
+        print(f"  {name}: {value:.4f}")
+    print(f"{config.rounds} rounds, this session {result.seconds:.0f} s; the run is in {directory}")
+    print(f"next: meta-train plot {directory}; meta-train replay {directory}")
+    return 0
+
+
+def export_schedule_command(args: argparse.Namespace) -> int:
+    """`meta-train export-schedule`."""
+    from meta_train.population.lineage import pieces
+    from meta_train.population.replay import export_schedule
+
+    file = args.out or args.run / "schedule.json"
+    schedule = export_schedule(args.run, file)
+    for piece in pieces(schedule):
+        hypers = "  ".join(f"{name} {value:.6g}" for name, value in piece["hypers"].items())
+        print(f"{piece['from']:>8} to {piece['to']:<8} {hypers}")
+    print(f"written to {file}")
+    return 0
+
+
+def replay_command(args: argparse.Namespace) -> int:
+    """`meta-train replay`."""
+    from meta_train.hooks import RunError
+    from meta_train.population.replay import replay_run
+
+    if args.num_seeds < 1:
+        raise RunError(f"--num-seeds must be >= 1, got {args.num_seeds}")
+    file = args.json or args.run / "replay.json"
+    schedule, found = replay_run(args.run, file, num_seeds=args.num_seeds, seed=args.seed)
+    print(f"in the population: fitness {schedule.fitness[-1]:.4f}")
+    print(f"from scratch, {args.num_seeds} seeds: {_spread(found.fitness)}")
+    for name, values in found.test.items():
+        print(f"  {name}: {_spread(values)}")
+    print(f"written to {file}")
+    return 0
+
+
+def _spread(values) -> str:
+    return f"mean {values.mean():.4f}, from {values.min():.4f} to {values.max():.4f}"
+
+
+def plot_command(args: argparse.Namespace) -> int:
+    """`meta-train plot`."""
+    from meta_train.population import lineage
+    from meta_train.population.pictures import save_population
+    from meta_train.population.run import build_population, load_config
+
+    config = load_config(args.run)
+    records, (_, parts) = lineage.read(args.run), build_population(config)
+    file = args.out or args.run / "population.png"
+    log = [name for name, spec in config.hypers.items() if spec["name"] == "log"]
+    save_population(parts.controller, parts.space, records, file, log=log)
+    print(f"drawn to {file}")
+    return 0

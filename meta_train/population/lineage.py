@@ -1,0 +1,104 @@
+"""The history of a population as JSON lines, and what it tells: the winner's ancestors and schedule.
+
+`lineage.jsonl` has one row a round: `{"step": round, "steps": trained at its end, "hypers": {name: [M]},
+"scores": [M][E], "fitness": [M], "source": [M], "events": [...]}`. Slot m of the next round goes on with the
+state that `source[m]` had at the end of this one.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from meta_train.hooks import RunError
+from meta_train.metrics import read_jsonl
+from meta_train.population.base import Controller
+from meta_train.population.evolve import Record, best_member
+
+LINEAGE = "lineage.jsonl"
+
+
+class Schedule(NamedTuple):
+    """The hypers that the weights of one member of the last round were trained with.
+
+    Attributes:
+      slots: i64[rounds], the member that held the weights in each round.
+      hypers: name -> f64[rounds].
+      fitness: f64[rounds], of the holder.
+      round_steps: steps of a round.
+    """
+
+    slots: np.ndarray
+    hypers: dict[str, np.ndarray]
+    fitness: np.ndarray
+    round_steps: int
+
+
+def to_row(record: Record) -> dict[str, Any]:
+    """A record as a row of `lineage.jsonl`, its round apart."""
+    row = record._asdict()
+    del row["round"]
+    return row | {"steps": row.pop("step")}
+
+
+def from_row(row: dict[str, Any]) -> Record:
+    """The record that a row of `lineage.jsonl` holds."""
+    return Record(
+        row["step"],
+        row["steps"],
+        {name: np.asarray(values, float) for name, values in row["hypers"].items()},
+        np.asarray(row["scores"], float),
+        np.asarray(row["fitness"], float),
+        np.asarray(row["source"]),
+        row["events"],
+    )
+
+
+def read(directory: Path) -> list[Record]:
+    """The history of a run, round by round.
+
+    Raises:
+      RunError: nothing was trained there yet.
+      MetricsError: the file is missing or damaged.
+    """
+    records = [from_row(row) for row in read_jsonl(Path(directory) / LINEAGE)]
+    if not records:
+        raise RunError(f"{directory} has not finished a round yet")
+    return records
+
+
+def schedule_of(records: Sequence[Record], slot: int) -> Schedule:
+    """The way back from a member of the last round, through everyone that its weights came from.
+
+    Weights that came through an evaluator are followed into it: its hypers, while it held them, were
+    its child's, and before that those of its parent.
+    """
+    slots = [slot]
+    for record in reversed(records[:-1]):
+        slots.append(int(record.source[slots[-1]]))
+    slots.reverse()
+    hypers = {
+        name: np.array([r.hypers[name][s] for r, s in zip(records, slots, strict=True)])
+        for name in records[0].hypers
+    }
+    fitness = np.array([r.fitness[s] for r, s in zip(records, slots, strict=True)])
+    return Schedule(np.array(slots), hypers, fitness, records[0].step)
+
+
+def winner(controller: Controller, records: Sequence[Record]) -> Schedule:
+    """The schedule of the best ranked member of the last round."""
+    return schedule_of(records, best_member(controller, records[-1]))
+
+
+def pieces(schedule: Schedule) -> list[dict[str, Any]]:
+    """The schedule as constant pieces: `{"from": step, "to": step, "hypers": {...}}`."""
+    found: list[dict[str, Any]] = []
+    for i in range(len(schedule.slots)):
+        hypers = {name: float(values[i]) for name, values in schedule.hypers.items()}
+        begin, end = i * schedule.round_steps, (i + 1) * schedule.round_steps
+        if found and found[-1]["hypers"] == hypers:
+            found[-1]["to"] = end
+        else:
+            found.append({"from": begin, "to": end, "hypers": hypers})
+    return found

@@ -1,0 +1,107 @@
+"""The winner's schedule, trained again from scratch: what the paper reports of a population."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from meta_train.hooks import RunError
+from meta_train.population import lineage
+from meta_train.population.base import Rhythm, Trainer
+from meta_train.population.engine import engine, to_device
+from meta_train.population.evolve import fitness_of
+from meta_train.population.lineage import Schedule
+from meta_train.population.run import build_population, load_config
+from meta_train.population.space import Space
+
+REPLAY_STREAM = 2**31  # of keys that no population draws from
+
+
+class Replay(NamedTuple):
+    """A schedule trained with S new seeds.
+
+    Attributes:
+      scores: f64[S, evaluations].
+      fitness: f64[S], of the last round.
+      test: name -> f64[S].
+    """
+
+    scores: np.ndarray
+    fitness: np.ndarray
+    test: dict[str, np.ndarray]
+
+
+def replay(
+    trainer: Trainer,
+    space: Space,
+    rhythm: Rhythm,
+    hypers: dict[str, np.ndarray],
+    *,
+    num_seeds: int = 5,
+    seed: int = 0,
+) -> Replay:
+    """Trains fresh members with a schedule of hypers, name -> f64[rounds], one value a round."""
+    run = engine(trainer, num_seeds, rhythm)
+    key = jax.random.fold_in(jax.random.key(seed), REPLAY_STREAM)
+    rounds = len(next(iter(hypers.values())))
+
+    def at(number):
+        return to_device(space, {name: np.full(num_seeds, values[number]) for name, values in hypers.items()})
+
+    members, found = run.init(jax.random.fold_in(key, 0), at(0)), []
+    for number in range(rounds):
+        members, scores = run.train(
+            members, at(number), jax.random.fold_in(key, 1), np.int32(number), trainer.data
+        )
+        found.append(np.asarray(scores, np.float64))
+    test = {name: np.asarray(values) for name, values in run.test(members, trainer.data).items()}
+    return Replay(np.concatenate(found, 1), fitness_of(found[-1], rhythm.average), test)
+
+
+def winners_schedule(directory: Path) -> Schedule:
+    """The schedule of a finished run's best member.
+
+    Raises:
+      RunError: the run is not finished.
+    """
+    config = load_config(directory)
+    records = lineage.read(directory)
+    if len(records) < config.rounds:
+        raise RunError(f"{directory} has done {len(records)} of {config.rounds} rounds: resume it first")
+    return lineage.winner(build_population(config)[1].controller, records)
+
+
+def export_schedule(directory: Path, file: Path) -> Schedule:
+    """Writes the winner's schedule as JSON: constant pieces, and the members that held the weights."""
+    schedule = winners_schedule(directory)
+    write_json(
+        file,
+        {
+            "round_steps": schedule.round_steps,
+            "fitness": float(schedule.fitness[-1]),
+            "pieces": lineage.pieces(schedule),
+            "slots": schedule.slots.tolist(),
+        },
+    )
+    return schedule
+
+
+def replay_run(directory: Path, file: Path, *, num_seeds: int, seed: int) -> tuple[Schedule, Replay]:
+    """Replays the winner's schedule of a run, and writes what comes out as JSON."""
+    schedule = winners_schedule(directory)
+    parts = build_population(load_config(directory))[1]
+    found = replay(parts.trainer, parts.space, parts.rhythm, schedule.hypers, num_seeds=num_seeds, seed=seed)
+    value = {"population_fitness": float(schedule.fitness[-1]), "seed": seed}
+    value |= {"fitness": found.fitness.tolist(), "scores": found.scores.tolist()}
+    write_json(file, value | {"test": {name: values.tolist() for name, values in found.test.items()}})
+    return schedule, found
+
+
+def write_json(file: Path, value: Any) -> None:
+    """Writes strict JSON (RunError if the disk refuses)."""
+    try:
+        file.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"cannot write {file}: {error.strerror}") from error

@@ -1,0 +1,198 @@
+"""A population run in a directory: restore, round by round, close."""
+
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from meta_train import config_file
+from meta_train.checkpoint import Checkpoints
+from meta_train.hooks import Interrupted, RunError
+from meta_train.metrics import Writer, all_of, jsonl_writer
+from meta_train.population import config as config_lib
+from meta_train.population import lineage
+from meta_train.population.base import Controller
+from meta_train.population.config import PopulationConfig
+from meta_train.population.engine import member_mesh
+from meta_train.population.evolve import Population, Record, Stage, advance, begin, best_member, population
+from meta_train.run_directory import CHECKPOINTS, CONFIG, METRICS, prepare_as
+from meta_train.train import SILENT, Display, set_up_jax, stop_signals
+from meta_train.wandb_writer import wandb_writer
+
+
+class PopulationResult(NamedTuple):
+    """What a finished population leaves behind.
+
+    Attributes:
+      directory: of the run.
+      slot: the best ranked member.
+      fitness: of its last round.
+      test: what its trainer reports of it on data that nothing was selected by.
+      seconds: of this session.
+    """
+
+    directory: Path
+    slot: int
+    fitness: float
+    test: dict[str, float]
+    seconds: float
+
+
+def run_population(
+    config: PopulationConfig, directory: Path, *, resume: bool = False, display: Display = SILENT
+) -> PopulationResult:
+    """Trains a population as a config says.
+
+    Args:
+      config: what to do.
+      directory: of the run: config.yaml, checkpoints/, lineage.jsonl, metrics.jsonl. Made if it is not there.
+      resume: go on with the run that is there, bit for bit as if it had not stopped.
+      display: how to talk to a person.
+
+    Raises:
+      ConfigError: before anything is compiled or written.
+      RunError: a directory that holds another run; no member with a finite fitness (the round is named).
+      Interrupted: SIGINT or SIGTERM came; the population is saved.
+      CheckpointError, MetricsError: the disk refused.
+    """
+    began = time.perf_counter()
+    set_up_jax(config)  # type: ignore[arg-type]  # its `runtime` section is the same
+    run, parts = build_population(config)
+    directory = prepare_as(directory, config_lib.resolved(config), _read_config, resume)
+    with (
+        Checkpoints(
+            directory / CHECKPOINTS, max_to_keep=config.checkpoint.max_to_keep, warn=display.warn
+        ) as checkpoints,
+        stop_signals() as asked_to_stop,
+    ):
+        stage, meta = begin(run), {}
+        restored = checkpoints.restore(stage.members) if resume else None
+        if restored is not None:
+            stage, meta = _stage(restored), restored.meta
+            display.say(f"resumed after round {stage.round}")
+        first = stage.round if resume else None
+        with _Files(config, directory, first, meta.get("wandb_id"), display) as files:
+            while stage.round < config.rounds:
+                stage, record = advance(run, stage, last=stage.round + 1 == config.rounds)
+                row = summary(parts.controller, record, stage)
+                files.write(record, row)
+                display.step(stage.round)
+                display.row(row)
+                stop = asked_to_stop()
+                every = config.checkpoint.every
+                if stop or stage.round == config.rounds or (every and stage.round % every == 0):
+                    checkpoints.save(stage.round, stage.members, _meta(stage, files.wandb_id))
+                if stop and stage.round < config.rounds:
+                    checkpoints.wait()
+                    raise Interrupted(stage.round)
+        found = run.engine.test(stage.members, parts.trainer.data)
+    record = lineage.read(directory)[-1]
+    slot = best_member(parts.controller, record)
+    test = {name: float(values[slot]) for name, values in found.items()}
+    return PopulationResult(directory, slot, float(record.fitness[slot]), test, time.perf_counter() - began)
+
+
+def build_population(config: PopulationConfig) -> tuple[Population, config_lib.Parts]:
+    """The population that a config describes, and the parts that it is made of."""
+    parts = config_lib.assemble(config)
+    mesh = member_mesh(config.mesh.members, parts.controller.num_members)
+    run = population(
+        parts.trainer,
+        parts.controller,
+        parts.space,
+        parts.rhythm,
+        seed=config.seed,
+        copy=parts.copy,
+        mesh=mesh,
+        chunk=config.member_chunk,
+    )
+    return run, parts
+
+
+def load_config(directory: Path) -> PopulationConfig:
+    """The config of a population's directory (RunError if it is none)."""
+    file = Path(directory) / CONFIG
+    if not file.is_file():
+        raise RunError(f"{directory} is not the directory of a run: there is no {CONFIG} in it")
+    raw = config_file.read(file)
+    if "controller" not in raw:
+        raise RunError(f"{directory} is not the directory of a population: its {CONFIG} has no controller")
+    return config_lib.load(file)
+
+
+def _read_config(file: Path) -> dict[str, Any]:
+    return config_lib.resolved(load_config(file.parent))
+
+
+def _meta(stage: Stage, wandb_id: str | None) -> dict[str, Any]:
+    return {
+        "hypers": {name: values.tolist() for name, values in stage.hypers.items()},
+        "controller": stage.controller,
+        "ancestors": stage.ancestors.tolist(),
+        "wandb_id": wandb_id,
+    }
+
+
+def _stage(restored: Any) -> Stage:
+    meta = restored.meta
+    hypers = {name: np.asarray(values, float) for name, values in meta["hypers"].items()}
+    return Stage(restored.step, restored.state, hypers, meta["controller"], np.asarray(meta["ancestors"]))
+
+
+class _Files:
+    """lineage.jsonl, metrics.jsonl and Weights & Biases; closed in any case."""
+
+    def __init__(self, config: PopulationConfig, directory: Path, resume_round, wandb_id, display) -> None:
+        wandb = config.logging.wandb
+        self._lineage = jsonl_writer(directory / lineage.LINEAGE, resume_step=resume_round)
+        metrics = jsonl_writer(directory / METRICS, resume_step=resume_round)
+        remote = wandb_writer(
+            mode=wandb.mode,
+            project=wandb.project,
+            name=wandb.name,
+            entity=wandb.entity,
+            directory=directory,
+            config=config_lib.resolved(config),
+            run_id=wandb_id,
+            warn=display.warn,
+            say=display.say,
+        )
+        self._metrics: Writer = all_of([metrics, remote])
+        self.wandb_id = self._metrics.run_id
+
+    def write(self, record: Record, row: dict[str, float]) -> None:
+        self._lineage.write(record.round, lineage.to_row(record))
+        self._metrics.write(record.round, row)
+
+    def __enter__(self) -> "_Files":
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        all_of([self._lineage, self._metrics]).close()
+
+
+def summary(controller: Controller, record: Record, stage: Stage) -> dict[str, float]:
+    """The round in a row of scalars.
+
+    `fitness/best`, `fitness/median`, `fitness/SLOT`; `GROUP/NAME/q10`, `q50`, `q90` of every hyperparameter;
+    `events/KIND`; `diverged`; `ancestors`, the members of the first round that still have descendants;
+    `evaluators_busy`.
+    """
+    ranked = record.fitness[controller.ranked]
+    row: dict[str, float] = {"steps": record.step, "best_slot": best_member(controller, record)}
+    row |= {"fitness/best": float(ranked.max()), "fitness/median": float(np.median(ranked))}
+    row |= {f"fitness/{slot}": float(value) for slot, value in enumerate(record.fitness)}
+    row["diverged"] = float(np.mean(~np.isfinite(record.fitness)))
+    row["ancestors"] = len(np.unique(stage.ancestors[controller.ranked]))
+    for label, members in controller.groups.items():
+        for name, values in record.hypers.items():
+            for q in (10, 50, 90):
+                row[f"{label}/{name}/q{q}"] = float(np.percentile(values[members], q))
+    for kind, count in Counter(event["event"] for event in record.events).items():
+        row[f"events/{kind}"] = count
+    if "evaluations" in stage.controller:
+        busy = [found is not None for found in stage.controller["evaluations"]]
+        row["evaluators_busy"] = float(np.mean(busy))
+    return row

@@ -1,0 +1,13 @@
+"""What a population can train, by name: `(searched names, *, options) -> Trainer`."""
+
+from meta_train.population.meta_training import meta_training
+from meta_train.population.supervised import supervised
+from meta_train.population.toys import noisy_quadratic, surrogate
+from meta_train.registry import Registry
+
+TRAINERS: Registry = {
+    "surrogate": surrogate,
+    "noisy_quadratic": noisy_quadratic,
+    "supervised": supervised,
+    "meta_training": meta_training,
+}

@@ -65,7 +65,7 @@ class Slot(NamedTuple):
 
 def slots(raw: dict[str, Any], registries: Registries) -> Iterator[Slot]:
     """The places of a config that name components, in the order of the schema."""
-    yield from _task_slots(raw, ("tasks",), registries, ("weight", "label", "augment"))
+    yield from _task_slots(raw, ("tasks",), registries, ("weight", "label", "augment", "stream"))
     if "learned_optimizer" in raw:
         yield Slot(("learned_optimizer",), registries.learned_optimizers)
     if "estimator" in raw:

@@ -34,6 +34,19 @@ class Component(Section):
         return {"name": self.name, **(self.model_extra or {})}
 
 
+class StreamOptions(Section):
+    """A buffer on the device for data that do not fit there; see `meta_train.stream`."""
+
+    rows: Count
+    """Rows of each data set on the device, of "train" and of "valid"."""
+    chunk: Count | None = None
+    """Rows of each that a refresh replaces; divides `rows`; null for an eighth."""
+    every: Count = 10
+    """Outer steps between refreshes."""
+    timeout: Annotated[float, Gt(0)] = 60.0
+    """Seconds that a refresh may take before the run stops."""
+
+
 class TrainingTask(Component):
     """One family of the training mixture: `name` and options of a task family."""
 
@@ -43,6 +56,9 @@ class TrainingTask(Component):
     """Name in the metrics; "" for the family's own, numbered where it occurs twice (filled in by loading)."""
     augment: tuple[Spec, ...] = ()
     """Augmentations, names and options, applied in order: `meta-train list augmentations`."""
+    stream: StreamOptions | None = None
+    """Keeps the data on the host and a buffer on the device, refreshed between outer steps; null for all of
+    the data on the device."""
 
     @property
     def spec(self) -> Spec:

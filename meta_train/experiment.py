@@ -6,19 +6,21 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from learned_opt import LEARNED_OPTIMIZERS, LearnedOptimizer
 from meta_train import combine
 from meta_train.config import RunConfig
+from meta_train.config_schema import TrainingTask
 from meta_train.estimators import ESTIMATORS, GradientEstimator
 from meta_train.inner import Objective, inner_training
 from meta_train.outer import OuterStep, make_outer_step
 from meta_train.outer_optimizer import outer_optimizer
 from meta_train.problems import ConfigError, Problem
 from meta_train.registry import Spec, build
+from meta_train.stream import Stream, buffer_at, stream
 from meta_train.system import UnrolledSystem
-from tasks import AUGMENTATIONS, TASKS, TaskFamily, check_family, make
+from tasks import AUGMENTATIONS, TASKS, TaskFamily, check_family, datasets, make
 from tasks.rings import HELD_OUT
 
 LONGEST_CALL = 32  # outer steps: a longer one would make progress, Ctrl-C and the first metrics wait
@@ -33,7 +35,10 @@ class Experiment(NamedTuple):
       families: label -> task family that is meta-trained on.
       estimator: of the mean over the families, its particles split over the mesh.
       outer: the jitted functions.
-      data: what `outer.step` takes beside the state, on the device or devices.
+      data: what `outer.step` takes beside the state, on the device or devices; at outer step 0 where it
+        is streamed.
+      streams: label -> the stream of a family whose data pass through a buffer.
+      mesh: devices that the particles are split over.
       steps_per_call: outer steps that one call of `outer.step` does.
     """
 
@@ -43,6 +48,8 @@ class Experiment(NamedTuple):
     estimator: GradientEstimator
     outer: OuterStep
     data: Any
+    streams: dict[str, Stream]
+    mesh: Mesh
     steps_per_call: int
 
 
@@ -54,10 +61,15 @@ def assemble(config: RunConfig) -> Experiment:
     """
     lopt = build(LEARNED_OPTIMIZERS, config.learned_optimizer, where="learned_optimizer")
     mesh = _refuse("", combine.particle_mesh, config.mesh.particles)
-    families, estimators, weights = {}, {}, {}
+    families, estimators, weights, streams = {}, {}, {}, {}
     for i, task in enumerate(config.tasks):
         label = task.label
-        family = build_family(task.spec, f"tasks.{i}")
+        if task.stream is None:
+            family = build_family(task.spec, f"tasks.{i}")
+        else:
+            with datasets.on_host():
+                family = build_family(task.spec, f"tasks.{i}")
+            family, streams[label] = _refuse(f"tasks.{i}", streamed, config, task, family)
         _refuse(f"tasks.{i}", check_family, family)
         system = _refuse("inner", inner_system, config, family, lopt)
         estimator = build(ESTIMATORS, config.estimator, system, where="estimator")
@@ -77,7 +89,28 @@ def assemble(config: RunConfig) -> Experiment:
     )
     data = {label: family.data for label, family in families.items()}
     data = jax.device_put(data, NamedSharding(mesh, PartitionSpec()))
-    return Experiment(config, lopt, families, estimator, outer, data, steps_per_call)
+    return Experiment(config, lopt, families, estimator, outer, data, streams, mesh, steps_per_call)
+
+
+def streamed(config: RunConfig, task: TrainingTask, family: TaskFamily) -> tuple[TaskFamily, Stream]:
+    """A family with data on the host as one with the buffer of outer step 0, and the stream behind it.
+
+    Raises:
+      ValueError: data that cannot be streamed, a chunk that does not divide the buffer.
+    """
+    options = task.stream
+    assert options is not None
+    source = stream(
+        task.label,
+        family.data["train"],
+        buffer_rows=options.rows,
+        chunk=options.chunk,
+        every=options.every,
+        timeout=options.timeout,
+        seed=config.seed,
+    )
+    first = {split: buffer_at(source._replace(host=arrays), 0) for split, arrays in family.data.items()}
+    return family._replace(data=first), source
 
 
 def inner_system(config: RunConfig, family: TaskFamily, lopt: LearnedOptimizer) -> UnrolledSystem:
@@ -130,6 +163,7 @@ def check_gradient(estimator: GradientEstimator, lopt: LearnedOptimizer, data: A
 def call_length(config: RunConfig) -> int:
     """The outer steps of one call: the largest divisor, up to 32, of all that happens every n steps."""
     cadences = [config.outer_steps, config.logging.every, config.selection.every, config.checkpoint.every]
+    cadences += [task.stream.every for task in config.tasks if task.stream is not None]
     common = math.gcd(*(n for n in cadences if n))
     return max(n for n in range(1, LONGEST_CALL + 1) if common % n == 0)
 

@@ -91,12 +91,12 @@ def refuse_divergence(step: int, row: dict[str, float]) -> None:
         raise RunError(f"the update of theta is not finite at outer step {step}: {row['update_norm']}")
 
 
-def save(checkpoints: Checkpoints, meta: Callable[[], dict]) -> Hook:
-    """Saves the whole outer state with what `meta()` says at that moment."""
+def save(checkpoints: Checkpoints, meta: Callable[[int], dict]) -> Hook:
+    """Saves the whole outer state with what `meta(step)` says at that moment."""
 
     def hook(step, state, metrics):
         del metrics
-        checkpoints.save(step, state, meta())
+        checkpoints.save(step, state, meta(step))
 
     return hook
 
@@ -133,7 +133,7 @@ def select(
     return hook
 
 
-def stop_when(asked: Callable[[], bool], checkpoints: Checkpoints, meta: Callable[[], dict]) -> Hook:
+def stop_when(asked: Callable[[], bool], checkpoints: Checkpoints, meta: Callable[[int], dict]) -> Hook:
     """Ends the run after the current call when asked to, with its state saved.
 
     Raises:
@@ -144,7 +144,7 @@ def stop_when(asked: Callable[[], bool], checkpoints: Checkpoints, meta: Callabl
         del metrics
         if asked():
             if step not in checkpoints.steps():
-                checkpoints.save(step, state, meta())
+                checkpoints.save(step, state, meta(step))
             checkpoints.wait()
             raise Interrupted(step)
 

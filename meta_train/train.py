@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from meta_train import config as config_lib
 from meta_train import hooks
@@ -17,6 +18,7 @@ from meta_train.experiment import Experiment, assemble, selection_families
 from meta_train.held_out import make_held_out
 from meta_train.metrics import Writer, all_of, jsonl_writer
 from meta_train.run_directory import METRICS, open_checkpoints, prepare
+from meta_train.stream import Feeds
 from meta_train.wandb_writer import wandb_writer
 
 
@@ -85,10 +87,15 @@ def run(config: RunConfig, directory: Path, *, resume: bool = False, display: Di
         if restored is not None:
             done, state, meta = restored
             display.say(f"resumed at outer step {done}")
-        with _writer(config, directory, done if resume else None, meta.get("wandb_id"), display) as writer:
+        with (
+            _feeds(experiment, done) as feeds,
+            _writer(config, directory, done if resume else None, meta.get("wandb_id"), display) as writer,
+        ):
+            feeds.check(done, meta.get("streams", {}))
 
-            def save_meta() -> dict:
-                return {"config": config_lib.digest(config), "wandb_id": writer.run_id}
+            def save_meta(step: int) -> dict:
+                found = {"config": config_lib.digest(config), "wandb_id": writer.run_id}
+                return found | ({"streams": feeds.position(step)} if experiment.streams else {})
 
             run_hooks = _hooks(experiment, checkpoints, writer, save_meta, asked_to_stop, display)
             if families:
@@ -97,8 +104,9 @@ def run(config: RunConfig, directory: Path, *, resume: bool = False, display: Di
             call = experiment.steps_per_call
             try:
                 for step in range(done + call, config.outer_steps + 1, call):
+                    feeds.advance(step - call)
                     with jax.transfer_guard("disallow"):
-                        state, metrics = experiment.outer.step(state, experiment.data)
+                        state, metrics = experiment.outer.step(state, feeds.data)
                         jax.block_until_ready(metrics)
                     start_seconds = start_seconds or time.perf_counter() - began
                     display.step(step)
@@ -107,6 +115,13 @@ def run(config: RunConfig, directory: Path, *, resume: bool = False, display: Di
             except hooks.RunError as error:
                 raise hooks.RunError(f"{error}; {_what_is_left(checkpoints)}") from error
     return Result(directory, config.outer_steps, state.theta_ema, start_seconds, time.perf_counter() - began)
+
+
+def _feeds(experiment: Experiment, outer_step: int) -> Feeds:
+    everywhere = NamedSharding(experiment.mesh, PartitionSpec())
+    return Feeds(
+        experiment.streams, experiment.data, lambda arrays: jax.device_put(arrays, everywhere), outer_step
+    )
 
 
 def set_up_jax(config: RunConfig) -> None:

@@ -4,12 +4,14 @@ A name is `BASE` or `BASE[start:stop]`; the slice takes rows of the data set in 
 Nothing here needs a network.
 """
 
+import contextlib
+import contextvars
 import difflib
 import functools
 import importlib.util
 import re
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -127,9 +129,22 @@ def _stack(sets: list[Dataset]) -> dict[str, jax.Array]:
         x[i, : rows[i]] = dataset.x.reshape(-1, *dataset.shape)
         y[i, : rows[i]] = dataset.y
     classes = [dataset.num_classes for dataset in sets]
-    return jax.device_put(
+    return _place.get()(
         {"x": x, "y": y, "rows": np.array(rows, np.int32), "classes": np.array(classes, np.int32)}
     )
+
+
+_place: contextvars.ContextVar[Callable] = contextvars.ContextVar("place", default=jax.device_put)
+
+
+@contextlib.contextmanager
+def on_host() -> Iterator[None]:
+    """Families made in here keep their data on the host, for a stream to bring them to the device."""
+    token = _place.set(lambda arrays: arrays)
+    try:
+        yield
+    finally:
+        _place.reset(token)
 
 
 def _parse(name: str) -> tuple[str, int | None, int | None]:

@@ -340,7 +340,7 @@ def test_every_option_of_every_factory_is_typed_and_documented_and_its_default_a
         filled, _ = fill(registry, spec)
         assert fill(registry, filled) == (filled, [])
     # Options never shadow the keys that the config itself has beside them.
-    assert not {"name", "weight", "label", "augment"} & set(options_model(registry[name]).model_fields)
+    assert not {"name", "weight", "label", "augment", "stream"} & set(options_model(registry[name]).model_fields)
 
 
 def test_a_real_config_loads_without_a_compilation(tmp_path, caplog):

@@ -36,13 +36,44 @@ MEAN_LOG_LOSS = Objective()
 
 
 class InnerState(NamedTuple):
-    """State of one inner training: `t` and `length` are i32[], `cfg` tells the task."""
+    """State of one inner training: `t` and `length` are i32[], `cfg` tells the task.
+
+    `late` is what gradients that arrive late need (`Late`), None where they do not.
+    """
 
     params: Any
     opt_state: Any
     cfg: Any
     t: jax.Array
     length: jax.Array
+    late: Any
+
+
+class Late(NamedTuple):
+    """Gradients on their way: the last ones, leaves [most, ...], and i32[], the steps that they take."""
+
+    grads: Any
+    delay: jax.Array
+
+
+def depart(delay: tuple[int, int], params: Any, key: jax.Array) -> Late | None:
+    """No gradient on its way yet, and the delay of this inner problem. The key is consumed."""
+    least, most = delay
+    if most == 0:
+        return None
+    grads = jax.tree.map(lambda p: jnp.zeros((most, *p.shape), p.dtype), params)
+    return Late(grads, jax.random.randint(key, (), least, most + 1))
+
+
+def arrive(late: Late | None, grads: Any, t: jax.Array) -> tuple[Any, Late | None]:
+    """The gradient that arrives at step t, that of step max(t - delay, 0), and what is on its way then."""
+    if late is None:
+        return grads, None
+    most = len(jax.tree.leaves(late.grads)[0])
+    sent = jnp.maximum(t - late.delay, 0)
+    arrived = jax.tree.map(lambda new, old: jnp.where(sent == t, new, old[sent % most]), grads, late.grads)
+    kept = jax.tree.map(lambda new, old: old.at[t % most].set(new), grads, late.grads)
+    return arrived, Late(kept, late.delay)
 
 
 def log_uniform(key: jax.Array, low: int, high: int, multiple: int) -> jax.Array:
@@ -87,12 +118,14 @@ def inner_training(
         cfg, length = family.sample(key_cfg), sample_length(key_length)
         params = family.task(cfg).init(key_params)
         opt_state = lopt.build(theta, length).init(params)
-        return InnerState(params, opt_state, cfg, jnp.zeros([], jnp.int32), length), length
+        late = depart(family.delay, params, jax.random.fold_in(key_params, 0))
+        return InnerState(params, opt_state, cfg, jnp.zeros([], jnp.int32), length, late), length
 
     def step(theta, state, key, data):
         task, opt = family.task(state.cfg), lopt.build(theta, state.length)
         key_train, key_valid = jax.random.split(key)
         loss, grads = jax.value_and_grad(task.loss)(state.params, key_train, data["train"])
+        grads, late = arrive(state.late, grads, state.t)
         updates, opt_state = opt.update(grads, state.opt_state, state.params, value=loss)
         params = optax.apply_updates(state.params, updates)
         t = state.t + 1
@@ -101,7 +134,7 @@ def inner_training(
         loss = meta_loss(loss)
         if objective.reduce == "last":  # times T, as the mean over steps divides by it
             loss = jnp.where(t == state.length, state.length * loss, 0.0)
-        return InnerState(params, opt_state, state.cfg, t, state.length), loss
+        return InnerState(params, opt_state, state.cfg, t, state.length, late), loss
 
     worst = float(meta_loss(objective.cap)) * (longest if objective.reduce == "last" else 1)
     return UnrolledSystem(init, step, multiple if shortest != longest else longest, longest, worst)

@@ -14,7 +14,7 @@ import numpy as np
 
 from tasks.base import Task, TaskFamily
 from tasks.batches import BATCH_FRACTION, LABEL_NOISE
-from tasks.gradients import gradient_noise, gradient_subsampling, normalised_gradient
+from tasks.gradients import delayed_gradient, gradient_noise, gradient_subsampling, normalised_gradient
 from tasks.networks import Positive, PositiveInt, Range, check_range, sample_range
 
 
@@ -209,6 +209,7 @@ def scale_loss(family: TaskFamily, *, factor: Range = (0.01, 100.0)) -> TaskFami
 AUGMENTATIONS: dict[str, Callable[..., TaskFamily]] = {
     "average_batches": average_batches,
     "bfloat16": bfloat16,
+    "delayed_gradient": delayed_gradient,
     "gradient_noise": gradient_noise,
     "gradient_subsampling": gradient_subsampling,
     "label_noise": label_noise,

@@ -31,11 +31,13 @@ class TaskFamily(NamedTuple):
       task: `(cfg) -> Task`.
       data: split name ("train", "valid") -> arrays on the device, or () for a task without data.
         It travels as an *argument* of the jitted functions: what they close over is baked into the program.
+      delay: (least, most) steps that gradients arrive late by in meta-training, drawn per inner problem.
     """
 
     sample: Callable[[jax.Array], Cfg]
     task: Callable[[Cfg], Task]
     data: dict[str, Data]
+    delay: tuple[int, int] = (0, 0)
 
 
 NO_DATA: dict[str, Data] = {"train": (), "valid": ()}  # of families that draw their own

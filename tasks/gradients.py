@@ -96,3 +96,28 @@ def normalised_gradient(family: TaskFamily) -> TaskFamily:
         return jax.tree.map(lambda g: (g / norm).astype(g.dtype), grads)
 
     return _change_gradient(family, change)
+
+
+def delayed_gradient(
+    family: TaskFamily, *, least: Annotated[int, at.Ge(0)] = 1, most: Annotated[int, at.Ge(1)] = 8
+) -> TaskFamily:
+    """Gradients that arrive late, as in asynchronous training: the optimizer gets that of d steps before.
+
+    d is drawn for each inner problem; in its first d steps the gradient at the initial parameters comes again
+    and again. Costs `most` copies of the gradient in the state of every inner problem. Part of
+    meta-training (`meta_train.inner`) only: an evaluation trains without delay.
+
+    Args:
+      family: what is augmented.
+      least: fewest steps.
+      most: most steps.
+
+    Returns:
+      A family with the same cfg and a `delay`.
+
+    Raises:
+      ValueError: `most` below `least`.
+    """
+    if most < least:
+        raise ValueError(f"most must be at least least ({least}), got {most}")
+    return family._replace(delay=(least, most))

@@ -6,9 +6,11 @@ import numpy as np
 import optax
 import pytest
 
+from learned_opt import LEARNED_OPTIMIZERS
 from learned_opt.base import LearnedOptimizer
 from meta_train.inner import Objective, inner_training, log_uniform
 from meta_train.system import start, unroll
+from tasks import augment
 from tasks.base import Task, TaskFamily
 
 
@@ -146,3 +148,28 @@ def test_theta_moves_the_loss_only_through_the_updates():
     rollout = start(system, THETA, jax.random.key(0))
     slopes = jax.jacobian(lambda th: unroll(system, th, rollout, jax.random.key(1), family.data, 3)[1])(THETA)
     assert float(slopes["log_lr"][0]) == 0.0 and (np.abs(slopes["log_lr"][1:]) > 0).all()
+
+
+def test_delayed_gradients_are_those_of_the_steps_before():
+    # loss = params^2 / 2 with plain SGD of rate 0.1: p <- p - 0.1 p(t - d), the first gradient until then.
+    task = Task(lambda key: jnp.float32(1.0), lambda params, key, data: params**2 / 2)
+    plain = TaskFamily(lambda key: (), lambda cfg: task, {"train": (), "valid": ()})
+    sgd = LEARNED_OPTIMIZERS["learnable_sgd"](initial_lr=0.1)
+    theta = sgd.init(jax.random.key(0))
+    for delay in (1, 3):
+        family = augment(plain, [{"name": "delayed_gradient", "least": delay, "most": delay}])
+        system = inner_training(family, sgd, unroll_length=12, objective=PLAIN)
+        rollout = start(system, theta, jax.random.key(0))
+        _, losses = unroll(system, theta, rollout, jax.random.key(1), family.data, 12)
+        p = [1.0]
+        for t in range(11):
+            p.append(p[-1] - 0.1 * p[max(t - delay, 0)])
+        np.testing.assert_allclose(losses, np.square(p) / 2, rtol=1e-5)
+    family = augment(plain, [{"name": "delayed_gradient"}])
+    system = inner_training(family, sgd, unroll_length=12)
+    drawn = jax.vmap(lambda key: start(system, theta, key).state.late.delay)(
+        jax.random.split(jax.random.key(0), 99)
+    )
+    assert set(np.asarray(drawn).tolist()) == set(range(1, 9))
+    with pytest.raises(ValueError, match="^most must be at least least .* got 2$"):
+        augment(plain, [{"name": "delayed_gradient", "least": 3, "most": 2}])

@@ -26,26 +26,47 @@ def particle_mesh(num_devices: int) -> Mesh:
     return jax.make_mesh((num_devices,), (AXIS,), axis_types=(AxisType.Auto,), devices=devices[:num_devices])
 
 
-def shard(estimator: GradientEstimator, mesh: Mesh) -> GradientEstimator:
+def shard(
+    estimator: GradientEstimator, mesh: Mesh, *, chunk: int | None = None, deterministic: bool = False
+) -> GradientEstimator:
     """Splits an estimator's particles over the devices of a mesh: same estimates, up to rounding.
 
     theta and data are replicated, every particle leaf lives on its own device, and the only
-    communication of an outer step is the mean of the gradient and of the loss.
+    communication of an outer step is the mean of the gradient and of the loss: |theta| + 1 floats.
+
+    Args:
+      estimator: what is split.
+      mesh: of `particle_mesh`.
+      chunk: particles that a device works on at a time, one chunk after the other; None for all of
+        its own at once. The temporaries of a window are those of one chunk.
+      deterministic: the same gradient, bit by bit, on any number of devices: chunks are what is computed
+        alike everywhere, so one is needed, and their gradients are gathered and summed in their
+        order: as many times |theta| on every device and in its communication.
 
     Raises:
-      ValueError: a number of particles that the number of devices does not divide.
+      ValueError: a number of particles that the number of devices, or that times the chunk, does not
+        divide; no chunk where it is to be deterministic.
     """
     if estimator.num_particles % mesh.size:
         raise ValueError(
             f"num_particles must be a multiple of the number of devices ({mesh.size}), "
             f"got {estimator.num_particles}"
         )
+    _check_chunk(chunk, estimator.num_particles // mesh.size, deterministic)
     everywhere: Any = PartitionSpec()
     split: Any = PartitionSpec(AXIS)
 
     def local(theta, state, key, data):
-        estimate, state = estimator.estimate(theta, state, key, data)
-        grad, loss = jax.lax.pmean((estimate.grad, estimate.loss), AXIS)
+        if chunk is None:
+            estimate, state = estimator.estimate(theta, state, key, data)
+            grad, loss = jax.lax.pmean((estimate.grad, estimate.loss), AXIS)
+        else:
+            estimate, state = _in_chunks(estimator, chunk, theta, state, key, data)
+            parts = (estimate.grad, estimate.loss)
+            if deterministic:
+                grad, loss = _ordered_mean(jax.lax.all_gather(parts, AXIS, tiled=True))
+            else:
+                grad, loss = jax.lax.pmean(_ordered_mean(parts), AXIS)
         return estimate._replace(grad=grad, loss=loss), state
 
     estimate = jax.shard_map(
@@ -60,6 +81,35 @@ def shard(estimator: GradientEstimator, mesh: Mesh) -> GradientEstimator:
         return jax.lax.with_sharding_constraint(estimator.init(theta, key), NamedSharding(mesh, split))
 
     return estimator._replace(init=init, estimate=estimate)
+
+
+def _check_chunk(chunk, particles, deterministic):
+    """Refuses options of `shard` by name (ValueError); `particles` are those of one device."""
+    if deterministic and chunk is None:
+        raise ValueError(
+            "particle_chunk must be given where mesh.deterministic is true: it is what is computed alike on "
+            "any number of devices, got none"
+        )
+    if chunk is not None and (chunk < 1 or particles % chunk):
+        raise ValueError(f"particle_chunk must divide the particles of one device ({particles}), got {chunk}")
+
+
+def _in_chunks(estimator, chunk, theta, state, key, data):
+    """Estimates of `chunk` particles at a time: grad and loss [chunks, ...], everything else joined."""
+    split = jax.tree.map(lambda x: x.reshape(-1, chunk, *x.shape[1:]), state)
+    estimates, states = jax.lax.map(lambda part: estimator.estimate(theta, part, key, data), split)
+    joined = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (estimates.particles, states))
+    return estimates._replace(particles=joined[0]), joined[1]
+
+
+def _ordered_mean(parts):
+    """Mean over the leading axis, summed in its order."""
+
+    def mean(x):
+        total, _ = jax.lax.scan(lambda total, part: (total + part, None), jnp.zeros_like(x[0]), x)
+        return total / len(x)
+
+    return jax.tree.map(mean, parts)
 
 
 class AverageState(NamedTuple):

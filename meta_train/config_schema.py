@@ -186,6 +186,8 @@ class Mesh(Section):
 
     particles: Count = 1
     """Devices that the particles are split over; divides `num_particles`."""
+    deterministic: bool = False
+    """The same gradients, bit by bit, on any number of devices; needs `runtime.particle_chunk`."""
 
 
 class Runtime(Section):
@@ -195,6 +197,9 @@ class Runtime(Section):
     """Directory of jax's persistent compilation cache; null for none."""
     x64: bool = False
     """Double precision."""
+    particle_chunk: Count | None = None
+    """Particles that a device works on at a time, to save memory; divides those of one device; null for
+    all of them."""
 
 
 class RunConfig(Section):

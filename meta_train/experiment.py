@@ -76,7 +76,7 @@ def assemble(config: RunConfig) -> Experiment:
         _refuse(f"tasks.{i}", check_system, system, lopt, family.data)
         families[label] = family
         _refuse("estimator", check_gradient, estimator, lopt, family.data)
-        estimators[label] = _refuse("estimator", combine.shard, estimator, mesh)
+        estimators[label] = _refuse("runtime", split_over, config, estimator, mesh)
         weights[label] = task.weight
     estimator = combine.average(estimators, weights=weights, scaling=config.loss_scaling)
     steps_per_call = call_length(config)
@@ -90,6 +90,16 @@ def assemble(config: RunConfig) -> Experiment:
     data = {label: family.data for label, family in families.items()}
     data = jax.device_put(data, NamedSharding(mesh, PartitionSpec()))
     return Experiment(config, lopt, families, estimator, outer, data, streams, mesh, steps_per_call)
+
+
+def split_over(config: RunConfig, estimator: GradientEstimator, mesh: Mesh) -> GradientEstimator:
+    """The estimator on the devices of the mesh, as the config's `mesh` and `runtime` say (ValueError)."""
+    return combine.shard(
+        estimator,
+        mesh,
+        chunk=config.runtime.particle_chunk,
+        deterministic=config.mesh.deterministic,
+    )
 
 
 def streamed(config: RunConfig, task: TrainingTask, family: TaskFamily) -> tuple[TaskFamily, Stream]:

@@ -1,13 +1,21 @@
 """Estimators over several families and over several devices."""
 
+import math
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+from learned_opt import LEARNED_OPTIMIZERS
 from meta_train.combine import average, particle_mesh, shard
-from meta_train.estimators import Estimate, pes, summarise, tbptt
+from meta_train.estimators import ESTIMATORS, Estimate, pes, summarise, tbptt
+from meta_train.inner import inner_training
+from meta_train.outer import make_outer_step
 from meta_train.system import UnrolledSystem
+from tasks import make
 
 
 def slope(vector, scale=1.0):
@@ -120,6 +128,81 @@ def test_a_sharded_average_is_the_average_of_one_device():
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), one.particles, four.particles
     )
+
+
+def inner_estimator(name="pes", window=4):
+    """Eight particles that train a small network; T = 8."""
+    lopt = LEARNED_OPTIMIZERS["per_param_mlp"](hidden=4)
+    family = make({"name": "teacher_mlp", "features": 6, "classes": 3, "hidden": (5,), "batch_size": 7})
+    system = inner_training(family, lopt, unroll_length=8, multiple=window)
+    return lopt, ESTIMATORS[name](system, num_particles=8, truncation_length=window), family.data
+
+
+def thetas(devices, steps=3, **options):
+    lopt, estimator, data = inner_estimator()
+    loop = make_outer_step(lopt.init, shard(estimator, particle_mesh(devices), **options), optax.adam(0.01))
+    state = loop.init(jax.random.key(0))
+    for _ in range(steps):
+        state, _ = loop.step(state, data)
+    return jax.device_get(state.theta)
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return thetas(1)
+
+
+@pytest.mark.parametrize("devices, chunk", [(4, 1), (2, 4)])
+def test_chunks_change_nothing_but_the_memory(whole, devices, chunk):
+    found = thetas(devices, chunk=chunk)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), found, whole)
+
+
+def test_deterministic_gradients_are_equal_bit_by_bit_on_any_number_of_devices(whole):
+    one, four = (thetas(n, chunk=2, deterministic=True) for n in (1, 4))
+    jax.tree.map(np.testing.assert_array_equal, one, four)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), one, whole)
+
+
+def test_one_window_reduces_theta_and_the_loss_over_the_devices_and_nothing_else():
+    lopt, estimator, data = inner_estimator()
+    sharded = shard(estimator, particle_mesh(4))
+    theta = lopt.init(jax.random.key(0))
+    state = jax.jit(sharded.init)(theta, jax.random.key(0))
+    program = jax.jit(sharded.estimate).lower(theta, state, jax.random.key(1), data).compile().as_text()
+    moved = re.findall(r"= (.*?) (?:all-reduce|all-gather|all-to-all|collective-permute)\(", program)
+    floats = sum(
+        math.prod(int(n) for n in dims.split(",") if n)
+        for shape in moved
+        for dims in re.findall(r"f32\[([\d,]*)\]", shape)
+    )
+    assert floats == sum(x.size for x in jax.tree.leaves(theta)) + 1
+
+
+def test_chunks_keep_the_temporaries_small():
+    lopt, estimator, data = inner_estimator("tbptt", window=8)
+    theta, used = lopt.init(jax.random.key(0)), []
+    for chunk in (None, 1):
+        one = shard(estimator, particle_mesh(1), chunk=chunk)
+        state = jax.jit(one.init)(theta, jax.random.key(0))
+        compiled = jax.jit(one.estimate).lower(theta, state, jax.random.key(1), data).compile()
+        used.append(compiled.memory_analysis().temp_size_in_bytes)
+    assert used[1] < used[0] / 2
+
+
+@pytest.mark.parametrize(
+    "options, line",
+    [
+        ({"chunk": 3}, r"particle_chunk must divide the particles of one device \(4\), got 3"),
+        (
+            {"deterministic": True},
+            "particle_chunk must be given where mesh.deterministic is true: .* got none",
+        ),
+    ],
+)
+def test_chunks_that_do_not_fit_are_refused(options, line):
+    with pytest.raises(ValueError, match=f"^{line}$"):
+        shard(exact([1, 0], particles=8), particle_mesh(2), **options)
 
 
 def test_particles_that_the_devices_cannot_share_are_refused():

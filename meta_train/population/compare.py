@@ -12,7 +12,7 @@ import numpy as np
 
 LENGTH_SCALES = (0.05, 0.1, 0.2, 0.5, 1.0)  # of curves on [0, 1]
 NOISES = (0.03, 0.1, 0.3, 0.6)  # of standardised curves
-MOST_POINTS = 128  # that one smoothing solves for; a longer curve is thinned out first
+MOST_POINTS = 64  # that one smoothing solves for; a longer curve is thinned out first
 SHIFTS = 10
 NEVER = 2.0  # a p-value that no threshold of a running evaluation reaches
 

@@ -11,7 +11,7 @@ from learned_opt.artefact import CARD, CONFIG, WEIGHTS, ArtefactError, read
 from learned_opt.card import PLACEHOLDER
 
 PREFIX = "hub:"
-_NAME = re.compile(r"hub:(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
+_NAME = re.compile(r"hub:(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>\w[\w./-]*))?")
 
 
 def push_to_hub(

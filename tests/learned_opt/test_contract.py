@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from learned_opt import LEARNED_OPTIMIZERS, LearnedOptimizer
 
@@ -164,15 +165,20 @@ def test_it_is_differentiable_in_theta_even_where_a_gradient_is_zero(name):
 
 
 @EVERY
-def test_integer_and_empty_leaves_are_skipped_and_do_not_disturb_the_others(name):
+def test_on_four_devices_and_beside_leaves_that_are_skipped_the_parameters_are_the_same(name):
+    """Integers, booleans and leaves without elements are skipped; the matrix lies on four devices."""
     odd = {"empty": jnp.zeros((0, 3)), "flag": jnp.array(True), "ids": jnp.arange(3)}
     start, tx = {**params(), **odd}, made(name).tx
+    mesh = jax.make_mesh((4,), ("devices",), axis_types=(AxisType.Auto,))
+    columns = NamedSharding(mesh, PartitionSpec(None, "devices"))
+    start["layer"]["w"] = jax.device_put(start["layer"]["w"], columns)
 
     @jit
     def run(p):
         return jax.lax.scan(lambda c, _: (step(tx, *c), None), (p, tx.init(p)), length=3)[0][0]
 
     got = run(start)
+    assert len(got["layer"]["w"].sharding.device_set) == 4
     assert_close({k: got[k] for k in params()}, made(name).trained)
     for k in odd:
         np.testing.assert_array_equal(got[k], odd[k], strict=True)
@@ -180,7 +186,7 @@ def test_integer_and_empty_leaves_are_skipped_and_do_not_disturb_the_others(name
 
 @EVERY
 def test_bfloat16_parameters_have_float32_accumulators(name):
-    half = jax.tree.map(lambda p: p.astype(jnp.bfloat16), params())
+    half = jax.tree.map(lambda p: p.astype(jnp.bfloat16), {**params(), "scalar": jnp.float32(0.5)})
     full = lambda tree: jax.tree.map(lambda p: p.astype(jnp.float32), tree)  # noqa: E731
     tx, value = made(name).tx, jnp.float32(1)
     got, state = jit(lambda p: tx.update(p, tx.init(p), p, value=value))(half)

@@ -67,6 +67,9 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--resume", action="store_true", help="go on with the run in that directory")
     run.add_argument("--dry-run", action="store_true", help="print the resolved config and what it will take")
     run.add_argument("--json", metavar="FILE", help="write what was measured to FILE")
+    run.add_argument(
+        "--profile", type=Path, metavar="DIR", help="write a JAX trace of a few outer steps to DIR"
+    )
     run.set_defaults(command=run_command)
 
     diagnose = commands.add_parser(
@@ -121,7 +124,7 @@ def run_command(args: argparse.Namespace) -> int:
     if args.dry_run:
         return dry_run(config, args.json)
     with progress_display(config.outer_steps) as display:
-        result = train.run(config, directory, resume=args.resume, display=display)
+        result = train.run(config, directory, resume=args.resume, display=display, profile=args.profile)
     if result.start_seconds is None:
         print(f"{directory} is finished already: {result.outer_steps} outer steps")
     else:
@@ -156,6 +159,7 @@ def dry_run(config: Any, json_file: str | None) -> int:
     print(f"# particles' state       {sizes.particles / mib:.2f} MiB")
     print(f"# noise, at most         {sizes.noise / mib:.2f} MiB  (3 N |theta| floats)")
     print(f"# data                   {sizes.data / mib:.2f} MiB")
+    print(f"# one device, about      {sizes.memory / mib:.2f} MiB  (all of it, and what a window takes)")
     print(f"# inner steps per outer  {sizes.inner_steps:,}")
     _write_json(json_file, sizes._asdict() | {"config": config_lib.resolved(config)})
     return 0

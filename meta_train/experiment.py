@@ -14,6 +14,7 @@ from meta_train.config import RunConfig
 from meta_train.config_schema import TrainingTask
 from meta_train.estimators import ESTIMATORS, GradientEstimator
 from meta_train.inner import Objective, inner_training
+from meta_train.memory import forecast_bytes
 from meta_train.outer import OuterStep, make_outer_step
 from meta_train.outer_optimizer import outer_optimizer
 from meta_train.problems import ConfigError, Problem
@@ -229,6 +230,7 @@ class Forecast(NamedTuple):
       noise: 3 N |theta| floats: the accumulated noise (which is part of `particles`), and theta +- eps
         while a window runs.
       data: of all families.
+      memory: of one device while an outer step runs, all in all, by the jaxpr alone: about.
       inner_steps: steps of inner training in one outer step.
     """
 
@@ -236,6 +238,7 @@ class Forecast(NamedTuple):
     particles: int
     noise: int
     data: int
+    memory: int
     inner_steps: int
 
 
@@ -243,11 +246,13 @@ def forecast(experiment: Experiment) -> Forecast:
     """Measures the experiment's shapes; compiles nothing."""
     state = jax.eval_shape(experiment.outer.init, jax.random.key(0))
     num_meta_parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(state.theta))
+    data, working = tree_bytes(experiment.data), forecast_bytes(experiment.outer.step, state, experiment.data)
     return Forecast(
         num_meta_parameters,
         tree_bytes(state.estimator_state),
         3 * experiment.estimator.num_particles * tree_bytes(state.theta),
-        tree_bytes(experiment.data),
+        data,
+        data + tree_bytes(state) // experiment.mesh.size + working,
         experiment.estimator.inner_steps,
     )
 

@@ -8,6 +8,7 @@ a run resumed at `step` drops exactly the rows that it will write again.
 import math
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -72,6 +73,66 @@ def log(
         writer.write(step - 1, row)
         show(row)
         refuse_divergence(step, row)
+
+    return hook
+
+
+def forecast_time(say: Callable[[str], None], done: int, last: int, *, after: int = 10) -> Hook:
+    """Says once, after ten outer steps beside the first call (which compiles), how long the rest will take.
+
+    Args:
+      say: how to say it.
+      done: outer steps that were done when the session began.
+      last: the run's last step.
+      after: outer steps to measure.
+    """
+    first: tuple[int, float] | None = None
+    said = False
+
+    def hook(step, state, metrics):
+        nonlocal first, said
+        del state, metrics
+        if first is None:
+            first = step, time.perf_counter()
+        elif not said and step - first[0] >= after:
+            said = True
+            per_step = (time.perf_counter() - first[1]) / (step - first[0])
+            left = (last - step) * per_step
+            say(f"{1000 * per_step:.3g} ms an outer step: about {in_words(left)} to go")
+
+    return hook
+
+
+def in_words(seconds: float) -> str:
+    """A duration: "42 s", "3 min 20 s", "5 h 10 min"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def profile(directory: Path, say: Callable[[str], None], *, last: int, calls: int = 3) -> Hook:
+    """Writes a JAX trace of some calls after the first one, which compiles.
+
+    Args:
+      directory: where to; TensorBoard and Perfetto open it.
+      say: told when it is written.
+      last: the run's last step.
+      calls: of the outer step; fewer where the run ends before.
+    """
+    seen = 0
+
+    def hook(step, state, metrics):
+        nonlocal seen
+        del state, metrics
+        seen += 1
+        if seen == 1 and step < last:
+            jax.profiler.start_trace(str(directory))
+        elif 1 < seen <= calls + 1 and (seen == calls + 1 or step == last):
+            jax.profiler.stop_trace()
+            say(f"the trace of {seen - 1} calls is in {directory}")
 
     return hook
 

@@ -59,7 +59,14 @@ class Result(NamedTuple):
     seconds: float
 
 
-def run(config: RunConfig, directory: Path, *, resume: bool = False, display: Display = SILENT) -> Result:
+def run(
+    config: RunConfig,
+    directory: Path,
+    *,
+    resume: bool = False,
+    display: Display = SILENT,
+    profile: Path | None = None,
+) -> Result:
     """Meta-trains as a config says.
 
     Args:
@@ -67,6 +74,7 @@ def run(config: RunConfig, directory: Path, *, resume: bool = False, display: Di
       directory: of the run: its config, checkpoints and metrics. Made if it is not there.
       resume: go on with the run that is there, bit for bit as if it had not stopped.
       display: how to talk to a person.
+      profile: where to write a JAX trace of the second to fourth call of the outer step; None for none.
 
     Raises:
       ConfigError: before anything is compiled or written.
@@ -98,6 +106,9 @@ def run(config: RunConfig, directory: Path, *, resume: bool = False, display: Di
                 return found | ({"streams": feeds.position(step)} if experiment.streams else {})
 
             run_hooks = _hooks(experiment, checkpoints, writer, save_meta, asked_to_stop, display)
+            run_hooks.insert(0, hooks.forecast_time(display.say, done, config.outer_steps))
+            if profile is not None:
+                run_hooks.insert(0, hooks.profile(profile, display.say, last=config.outer_steps))
             if families:
                 run_hooks.insert(1, _select_hook(experiment, families, best, writer, display))
             start_seconds = None

@@ -218,3 +218,13 @@ def test_ctrl_c_saves_says_how_to_resume_and_the_run_goes_on_from_there(tmp_path
     assert wait_for_rows(process, directory, len(rows) + 5)
     process.kill()
     process.wait()
+
+
+def test_a_profile_is_a_jax_trace_of_a_few_calls_and_the_time_left_is_told_once(tmp_path):
+    said = []
+    config = config_of(outer_steps=40, logging={"every": 5}, checkpoint={"every": None}, selection={})
+    train.run(config, tmp_path / "r", display=train.Display(say=said.append), profile=tmp_path / "trace")
+    assert list((tmp_path / "trace").rglob("*.xplane.pb"))
+    assert (
+        sum("to go" in line for line in said) == 1 and sum("trace of 3 calls" in line for line in said) == 1
+    )

@@ -30,6 +30,7 @@ def trajectories(
     outer_steps: int,
     every: int,
     seeds: list[int],
+    starts: Any = None,
 ) -> Any:
     """theta along outer training, like theta with leaves [seeds, outer_steps // every + 1, ...].
 
@@ -40,18 +41,21 @@ def trajectories(
       outer_steps: how many.
       every: outer steps from one recorded theta to the next.
       seeds: of the runs; they are trained together.
+      starts: theta of each run to begin with, leaves [seeds, ...]; None for the problem's own.
     """
-    outer = make_outer_step(problem.init_theta, estimator, optimizer, steps_per_call=every)
 
-    def run(seed, data):
+    def run(seed, start, data):
+        init_theta = problem.init_theta if start is None else lambda key: start
+        outer = make_outer_step(init_theta, estimator, optimizer, steps_per_call=every)
+
         def call(state, _):
             return outer.step(state, data)[0], state.theta
 
         state, thetas = jax.lax.scan(call, outer.init(jax.random.key(seed)), None, outer_steps // every)
         return jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), thetas, state.theta)
 
-    run = jax.jit(jax.vmap(run, (0, None)))
-    return jax.tree.map(np.asarray, run(jnp.asarray(seeds), problem.data))
+    run = jax.jit(jax.vmap(run, (0, 0, None)))
+    return jax.tree.map(np.asarray, run(jnp.asarray(seeds), starts, problem.data))
 
 
 def mean_losses(

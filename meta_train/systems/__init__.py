@@ -9,6 +9,7 @@ from meta_train.systems.layer_hyperparameters import layer_hyperparameters
 from meta_train.systems.linear_influence import linear_influence
 from meta_train.systems.mlp_schedule import mlp_schedule
 from meta_train.systems.outer_problem import OuterProblem
+from meta_train.systems.ridge import ridge
 from meta_train.systems.swimmer import swimmer
 from meta_train.systems.toy_regression import toy_regression
 
@@ -17,6 +18,7 @@ SYSTEMS = {
     "layer_hyperparameters": layer_hyperparameters,
     "linear_influence": linear_influence,
     "mlp_schedule": mlp_schedule,
+    "ridge": ridge,
     "swimmer": swimmer,
     "toy_regression": toy_regression,
 }

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from annotated_types import Ge, Gt, Interval
 
 from learned_opt.base import LearnedOptimizer
-from learned_opt.features import Decays, init_state, observe, time_embedding
-from learned_opt.network import dense, direction, dummy_tensor, fan_in, per_parameter_mlp, split_like
+from learned_opt.features import LARGE, Decays, StateDtype, init_state, observe, time_embedding
+from learned_opt.network import dense, direction, dummy_tensor, fan_in, per_parameter_mlp, tree_like
 from learned_opt.transformation import transformation
 
 Decay = Annotated[float, Interval(ge=0, lt=1)]
@@ -31,11 +31,11 @@ FEATURES = (
 )
 
 
-def network(tensors, shared, *, sizes: Sequence[int]):
+def network(tensors, shared, *, sizes: Sequence[int], fused_from: int = LARGE):
     """The MLP on the 28 features and the 11 of time, as a Haiku function; `sizes` ends with the outputs."""
     inputs = [fan_in(FEATURES, tensors, shared), *sizes]
     layers = [dense(inputs[i], size, str(i)) for i, size in enumerate(sizes)]
-    return per_parameter_mlp(FEATURES, tensors, layers, shared)
+    return per_parameter_mlp(FEATURES, tensors, layers, shared, fused_from=fused_from)
 
 
 def init_decay_offsets(decays: Decays) -> dict[str, Any]:
@@ -69,6 +69,8 @@ def adafac_mlp(
     momentum_decays: tuple[Decay, ...] = (0.9, 0.99, 0.999),
     rms_decays: tuple[Decay, ...] = (0.999,),
     factored_decays: tuple[Decay, ...] = (0.9, 0.99, 0.999),
+    fused_from: Annotated[int, Ge(0)] = LARGE,
+    state_dtype: StateDtype = "float32",
 ) -> LearnedOptimizer:
     """AdafacMLP, "small_fc_lopt" (Metz et al. 2022): `p <- p - step_mult * o_0 * exp(exp_mult * o_1)`.
 
@@ -85,6 +87,8 @@ def adafac_mlp(
       momentum_decays: initial decays of the running means of g; each in [0, 1).
       rms_decays: initial decays of those of g^2: one, or as many as momentum_decays.
       factored_decays: initial decays of the factored ones: as many as momentum_decays.
+      fused_from: tensors of at least so many elements are stepped without an array of their features.
+      state_dtype: of the accumulators as large as the parameters; bfloat16 halves them.
 
     Returns:
       The learned optimizer; it needs neither the horizon nor the loss. State: 16 bytes a parameter,
@@ -98,7 +102,8 @@ def adafac_mlp(
     """
     decays = Decays(tuple(momentum_decays), tuple(rms_decays), tuple(factored_decays))
     check_decays(decays)
-    net = hk.without_apply_rng(hk.transform(partial(network, sizes=[hidden] * num_hidden + [2])))
+    sizes = [hidden] * num_hidden + [2]
+    net = hk.without_apply_rng(hk.transform(partial(network, sizes=sizes, fused_from=fused_from)))
 
     def init(key):
         nn = net.init(key, [dummy_tensor(decays)], time_embedding(jnp.zeros([])))
@@ -111,10 +116,11 @@ def adafac_mlp(
             del value
             shared = time_embedding(state.count)
             tensors, state = observe(grads, state, params, learned_decays(theta, decays))
-            step = direction(net.apply(theta["nn"], tensors, shared), exp_mult) * step_mult
-            return split_like(-step, params), state
+            outputs = net.apply(theta["nn"], tensors, shared)
+            return tree_like([-step_mult * direction(o, exp_mult) for o in outputs], params), state
 
-        return transformation("adafac_mlp", partial(init_state, decays=decays), update, needs=("params",))
+        init_fn = partial(init_state, decays=decays, dtype=state_dtype)
+        return transformation("adafac_mlp", init_fn, update, needs=("params",))
 
     return LearnedOptimizer(init, build)
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from annotated_types import Ge, Gt
 
 from learned_opt.base import LearnedOptimizer
+from learned_opt.features import LARGE, StateDtype
 from learned_opt.hyper import hypernetwork_optimizer
 
 
@@ -17,6 +18,8 @@ def celo(
     hidden: Annotated[int, Ge(1)] = 4,
     step_mult: Annotated[float, Gt(0)] = 1e-3,
     exp_mult: Annotated[float, Ge(0)] = 1e-3,
+    fused_from: Annotated[int, Ge(0)] = LARGE,
+    state_dtype: StateDtype = "float32",
 ) -> LearnedOptimizer:
     """Celo (Moudgil et al. 2025): one per-parameter MLP, and an LSTM that schedules its step.
 
@@ -34,6 +37,8 @@ def celo(
       hidden: width of the MLP's two hidden layers.
       step_mult: scale of the step; > 0.
       exp_mult: scale of the second output; >= 0.
+      fused_from: tensors of at least so many elements are stepped without an array of their features.
+      state_dtype: of the accumulators as large as the parameters; bfloat16 halves them.
 
     Returns:
       The learned optimizer; it needs the horizon (num_steps) and the loss (value). State as VeLO's.
@@ -51,4 +56,6 @@ def celo(
         tensor_features=None,
         mix=jax.nn.softmax,
         rate=jnp.ones_like if phase == 1 else lambda rates: 0.1 * jnp.exp(rates),
+        fused_from=fused_from,
+        state_dtype=state_dtype,
     )

@@ -10,11 +10,12 @@ from annotated_types import Ge, Gt
 
 from learned_opt.base import LearnedOptimizer
 from learned_opt.blocks import adam_direction, clip_gradients, newton_schulz
-from learned_opt.features import Decays, Tensor, init_state, normalise, observe
+from learned_opt.features import LARGE, Decays, Norm, StateDtype, Tensor, init_state, normalise, observe
 from learned_opt.network import HYPER_FEATURES, dummy_tensor, hyper_mlp, tree_like
 from learned_opt.transformation import transformation
 
 DECAYS = Decays(momentum=(0.9, 0.99, 0.999), rms=(0.95,), factored=(0.9, 0.99, 0.999))
+NORM = Norm(eps=1e-9, last=2)
 
 
 def celo2(
@@ -26,6 +27,8 @@ def celo2(
     vectors: Literal["network", "adamw"] = "network",
     vector_lr_mult: Annotated[float, Gt(0)] = 1.0,
     clip_norm: Annotated[float, Gt(0)] | None = None,
+    fused_from: Annotated[int, Ge(0)] = LARGE,
+    state_dtype: StateDtype = "float32",
 ) -> LearnedOptimizer:
     """Celo2 (Moudgil et al. 2025): `p <- p - learning_rate * (unit_rms(o) + weight_decay * p)`.
 
@@ -42,6 +45,8 @@ def celo2(
       vectors: who steps tensors of rank <= 1: the network, or AdamW (.9, .95) from the same accumulators.
       vector_lr_mult: AdamW's learning rate over `learning_rate`; > 0. In meta-training Celo2 has 20.
       clip_norm: clip the gradients by their global norm first; > 0, None for not at all.
+      fused_from: tensors of at least so many elements are stepped without an array of their features.
+      state_dtype: of the accumulators as large as the parameters; bfloat16 halves them.
 
     Returns:
       The learned optimizer. State: 16 bytes a parameter, and 12 for each row and column of a matrix
@@ -50,7 +55,7 @@ def celo2(
     Source: celo's scale_by_celo2; with vectors = "adamw" and clip_norm = 1, PyLO's ELO-CELO2. Differs from
     it in: embeddings are matrices like others (use `optax.multi_transform` to send them elsewhere).
     """
-    net = hk.without_apply_rng(hk.transform(partial(_network, hidden=hidden)))
+    net = hk.without_apply_rng(hk.transform(partial(_network, hidden=hidden, fused_from=fused_from)))
 
     def init(key):
         return {"ff_mod_stack": net.init(key, dummy_tensor(DECAYS, (1, 1)))}
@@ -62,7 +67,7 @@ def celo2(
         o = net.apply(theta["ff_mod_stack"], t)[..., 0]
         if t.grad.ndim >= 2 and orthogonalise:
             o = newton_schulz(o)
-        return learning_rate * (_over_matrices(o[..., None])[..., 0] + weight_decay * t.param)
+        return learning_rate * (normalise(o[..., None], NORM)[..., 0] + weight_decay * t.param)
 
     def build(theta, num_steps=None):
         del num_steps
@@ -75,16 +80,12 @@ def celo2(
             tensors, state = observe(grads, state, params, DECAYS, rms_eps=1e-8)
             return tree_like([-step(theta, t, state.count) for t in tensors], params), state
 
-        return transformation("celo2", partial(init_state, decays=DECAYS), update, needs=("params",))
+        init_fn = partial(init_state, decays=DECAYS, dtype=state_dtype)
+        return transformation("celo2", init_fn, update, needs=("params",))
 
     return LearnedOptimizer(init, build)
 
 
-def _over_matrices(x: jax.Array) -> jax.Array:
-    """Normalised over the last two axes of a tensor with a channel axis behind them."""
-    return normalise(x, range(max(0, x.ndim - 3), x.ndim - 1), eps=1e-9)
-
-
-def _network(t: Tensor, hidden: int) -> jax.Array:
+def _network(t: Tensor, hidden: int, fused_from: int) -> jax.Array:
     features = HYPER_FEATURES if t.grad.ndim >= 2 else HYPER_FEATURES[:9]
-    return hyper_mlp(t, (hidden, hidden, 3), features, _over_matrices)
+    return hyper_mlp(t, (hidden, hidden, 3), features, NORM, fused_from)

@@ -20,6 +20,11 @@ TIMESCALES = (1, 3, 10, 30, 100, 300, 1e3, 3e3, 1e4, 3e4, 1e5)  # in steps
 FRACTIONS = (0.03, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0, 1.1)  # of the inner training
 
 
+LARGE = 2**16  # elements of a tensor that is worth treating in a way that compiles more slowly
+
+StateDtype = Literal["float32", "bfloat16"]
+
+
 class Decays(NamedTuple):
     """Decays of the accumulators per step, each a sequence of n numbers or f32[n]; () for none."""
 
@@ -32,8 +37,8 @@ class Accumulators(NamedTuple):
     """Running means of one tensor's gradient, without bias correction; None where there is no decay.
 
     Attributes:
-      momentum: f32[*P, n], of g.
-      rms: f32[*P, n], of g^2.
+      momentum: f32[*P, n] (or bf16, in a state), of g.
+      rms: f32[*P, n] (or bf16), of g^2.
       row: f32[*P, n] but of size 1 along the largest axis, over which g^2 is averaged. For a
         vector, f32[*P, n]: nothing is factored.
       col: as `row`, along the second largest axis; None for a vector.
@@ -52,6 +57,8 @@ class Tensor(NamedTuple):
       grad: f32[*P].
       param: f32[*P], before the update.
       acc: accumulators that have seen `grad`.
+      factors: Adafactor's 1 / sqrt(v), f32[*P, n], as the product of two arrays, each of size 1 along an
+        axis; None for a vector.
       rms_eps: added to g^2's running mean before its root.
       diag_eps: the same for the unfactored accumulator of a vector.
     """
@@ -59,6 +66,7 @@ class Tensor(NamedTuple):
     grad: jax.Array
     param: jax.Array
     acc: Accumulators
+    factors: Any
     rms_eps: float = 1e-6
     diag_eps: float = 1e-6
 
@@ -89,9 +97,9 @@ class Feature(NamedTuple):
     varies: Literal["everywhere", "by row", "by col"] = "everywhere"
 
 
-def init_state(params: Any, decays: Decays) -> State:
-    """The state before the first update."""
-    acc = jax.tree.map(lambda p: init_accumulators(p, decays), params)
+def init_state(params: Any, decays: Decays, dtype: StateDtype = "float32") -> State:
+    """The state before the first update; `dtype` is that of the accumulators as large as the parameters."""
+    acc = jax.tree.map(lambda p: _narrow(init_accumulators(p, decays), dtype), params)
     return State(jnp.zeros([], jnp.int32), acc)
 
 
@@ -99,13 +107,20 @@ def observe(
     grads: Any, state: State, params: Any, decays: Decays, *, rms_eps: float = 1e-6, diag_eps: float = 1e-6
 ) -> tuple[list[Tensor], State]:
     """The tensors of `params` in JAX's flatten order, seen with `grads`, and the state after that."""
-    acc = jax.tree.map(lambda g, a: accumulate(a, g, decays), grads, state.acc)
     leaves, tree = jax.tree.flatten(params)
-    tensors = [
-        Tensor(jnp.atleast_1d(g), jnp.atleast_1d(p), a, rms_eps, diag_eps)
-        for g, p, a in zip(jax.tree.leaves(grads), leaves, tree.flatten_up_to(acc), strict=True)
-    ]
-    return tensors, State(state.count + 1, acc)
+    tensors, accs = [], []
+    for g, p, old in zip(jax.tree.leaves(grads), leaves, tree.flatten_up_to(state.acc), strict=True):
+        acc = _narrow(accumulate(widened(old), g, decays), _dtype_of(old), state.count)
+        if g.size >= LARGE:
+            acc = jax.lax.optimization_barrier(acc)  # else the old one stays too, and all is computed twice
+        accs.append(acc)
+        tensors.append(make_tensor(g, p, widened(acc))._replace(rms_eps=rms_eps, diag_eps=diag_eps))
+    return tensors, State(state.count + 1, tree.unflatten(accs))
+
+
+def make_tensor(grad: jax.Array, param: jax.Array, acc: Accumulators) -> Tensor:
+    """What the features of a tensor are computed from; a scalar becomes a vector."""
+    return Tensor(jnp.atleast_1d(grad), jnp.atleast_1d(param), acc, _factors(acc))
 
 
 def init_accumulators(param: jax.Array, decays: Decays) -> Accumulators:
@@ -121,6 +136,41 @@ def init_accumulators(param: jax.Array, decays: Decays) -> Accumulators:
     if axes is None:
         return Accumulators(momentum, rms, zeros(decays.factored), None)
     return Accumulators(momentum, rms, zeros(decays.factored, axes[1]), zeros(decays.factored, axes[0]))
+
+
+def widened(acc: Accumulators) -> Accumulators:
+    """As float32, in which all is computed."""
+    return jax.tree.map(lambda x: x.astype(jnp.float32), acc)
+
+
+def _dtype_of(acc: Accumulators) -> StateDtype:
+    stored = [x.dtype for x in (acc.momentum, acc.rms) if x is not None]
+    return "bfloat16" if jnp.bfloat16 in stored else "float32"
+
+
+def _narrow(acc: Accumulators, dtype: StateDtype, count: Any = 0) -> Accumulators:
+    if dtype == "float32":
+        return acc
+    momentum, rms = (
+        None if x is None else stochastic_bfloat16(x, 2 * count + i)
+        for i, x in enumerate((acc.momentum, acc.rms))
+    )
+    return acc._replace(momentum=momentum, rms=rms)
+
+
+def stochastic_bfloat16(x: jax.Array, salt: Any) -> jax.Array:
+    """f32[*P] rounded up or down at random, right on average: else decays above 1 - 2^-9 move nothing.
+
+    The noise is a hash of the index and the salt (i32[]); derivatives pass through.
+    """
+    index = jnp.uint32(salt) * jnp.uint32(0x9E3779B9)
+    for axis, size in enumerate(x.shape):
+        index = index * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
+    for factor in (0x85EBCA6B, 0xC2B2AE35):  # of MurmurHash3
+        index = (index ^ (index >> 16)) * jnp.uint32(factor)
+    bits = jax.lax.bitcast_convert_type(x, jnp.uint32) + (index >> 16)
+    rounded = jax.lax.bitcast_convert_type(bits & jnp.uint32(0xFFFF0000), jnp.float32)
+    return (x + jax.lax.stop_gradient(rounded - x)).astype(jnp.bfloat16)
 
 
 def accumulate(acc: Accumulators, grad: jax.Array, decays: Decays) -> Accumulators:
@@ -154,10 +204,17 @@ def factored_axes(shape: Sequence[int]) -> tuple[int, int] | None:
 
 def preconditioner(tensor: Tensor) -> jax.Array:
     """Adafactor's 1 / sqrt(v) from the row and column means, f32[*P, n]. The tensor is not a vector."""
-    axes = factored_axes(tensor.grad.shape)
+    row, col = tensor.factors
+    return row * col
+
+
+def _factors(acc: Accumulators) -> tuple[jax.Array, jax.Array] | None:
+    if acc.row is None or acc.col is None:
+        return None
+    axes = factored_axes([max(sizes) for sizes in zip(acc.row.shape, acc.col.shape, strict=True)][:-1])
     assert axes is not None
-    row = tensor.acc.row / (jnp.mean(tensor.acc.row, axes[0], keepdims=True) + 1e-9)
-    return _safe_rsqrt(row) * _safe_rsqrt(tensor.acc.col)
+    row = acc.row / (jnp.mean(acc.row, axes[0], keepdims=True) + 1e-9)
+    return _safe_rsqrt(row), _safe_rsqrt(acc.col)
 
 
 def _safe_rsqrt(x):
@@ -213,10 +270,28 @@ def channels(name: str, acc: Accumulators) -> int:
     return 1 if like == "grad" else getattr(acc, like).shape[-1]
 
 
-def normalise(x: jax.Array, axes: Sequence[int] | None = None, eps: float = 1e-5) -> jax.Array:
-    """`x / sqrt(mean(x^2) + eps)`, channel by channel; the mean is over all axes, or over `axes`."""
-    axes = tuple(range(x.ndim - 1)) if axes is None else tuple(axes)
-    return x * rsqrt(eps + jnp.mean(jnp.square(x), axes, keepdims=True))
+class Norm(NamedTuple):
+    """How features are normalised: by their root mean square.
+
+    Attributes:
+      eps: added to the mean square.
+      last: over how many last axes of a tensor the mean is taken; None for all.
+    """
+
+    eps: float = 1e-5
+    last: int | None = None
+
+    def axes(self, ndim: int) -> tuple[int, ...]:
+        """The axes of a tensor of `ndim` axes that the mean is over."""
+        return tuple(range(0 if self.last is None else max(0, ndim - self.last), ndim))
+
+
+OVER_ALL = Norm()
+
+
+def normalise(x: jax.Array, norm: Norm = OVER_ALL) -> jax.Array:
+    """`x / sqrt(mean(x^2) + eps)` of f32[*P, channels], channel by channel."""
+    return x * rsqrt(norm.eps + jnp.mean(jnp.square(x), norm.axes(x.ndim - 1), keepdims=True))
 
 
 def time_embedding(count: jax.Array) -> jax.Array:

@@ -13,7 +13,17 @@ import jax.numpy as jnp
 from jax.lax import rsqrt
 
 from learned_opt.base import LearnedOptimizer
-from learned_opt.features import Decays, State, Tensor, fraction_embedding, init_state, observe
+from learned_opt.features import (
+    LARGE,
+    Decays,
+    State,
+    StateDtype,
+    Tensor,
+    fraction_embedding,
+    init_state,
+    observe,
+    widened,
+)
 from learned_opt.network import direction, dummy_tensor, hyper_mlp, tree_like
 from learned_opt.recurrent import (
     LossBuffer,
@@ -54,6 +64,8 @@ def hypernetwork_optimizer(
     mix: Callable[[jax.Array], jax.Array],
     rate: Callable[[jax.Array], jax.Array],
     loss_steps: int | None = None,
+    fused_from: int = LARGE,
+    state_dtype: StateDtype = "float32",
 ) -> LearnedOptimizer:
     """`p <- p - step_mult * rate * |p| * o_0 * exp(exp_mult * o_1)`, |p| the root mean square of the tensor.
 
@@ -69,8 +81,12 @@ def hypernetwork_optimizer(
       mix: the LSTM's control outputs, f32[tensors, bank], to the weights of the mixture.
       rate: its rate outputs, f32[tensors], to factors of the step.
       loss_steps: num_steps of the loss features, if not the horizon.
+      fused_from: tensors of at least so many elements are stepped without an array of their features.
+      state_dtype: of the accumulators as large as the parameters; bfloat16 halves them.
     """
-    mlp = hk.without_apply_rng(hk.transform(partial(hyper_mlp, sizes=(hidden, hidden, 3))))
+    mlp = hk.without_apply_rng(
+        hk.transform(partial(hyper_mlp, sizes=(hidden, hidden, 3), fused_from=fused_from))
+    )
     rnn = hk.without_apply_rng(hk.transform(partial(_recurrent, hidden=lstm_hidden, bank=bank)))
 
     def lstm_inputs(tensors, count, num_steps, losses):
@@ -91,14 +107,14 @@ def hypernetwork_optimizer(
     def build(theta, num_steps=None):
         def init_fn(params):
             lstm = for_tensors(theta["lstm_init_state"], len(jax.tree.leaves(params)))
-            return HyperState(init_state(params, DECAYS), lstm, init_loss_buffer())
+            return HyperState(init_state(params, DECAYS, state_dtype), lstm, init_loss_buffer())
 
         def update(grads, state, params, value):
             grads = jax.tree.map(lambda g: jnp.clip(g, -1000, 1000), grads)
             losses, buffer = push_loss(state.losses, value, num_steps if loss_steps is None else loss_steps)
             tensors, seen = observe(grads, state.seen, params, DECAYS, diag_eps=0.0)
             before = jax.tree.structure(params).flatten_up_to(state.seen.acc)
-            before = [t._replace(acc=acc) for t, acc in zip(tensors, before, strict=True)]
+            before = [t._replace(acc=widened(acc)) for t, acc in zip(tensors, before, strict=True)]
             inputs = lstm_inputs(before, state.seen.count, num_steps, losses)
             controls, rates, lstm = rnn.apply(theta["rnn_params"], inputs, state.lstm)
             weights = _tensordot(mix(controls), theta["ff_mod_stack"])

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from annotated_types import Ge, Gt
 
 from learned_opt.base import LearnedOptimizer
-from learned_opt.features import Decays, init_state, observe, time_embedding
-from learned_opt.network import HaikuMLP, direction, dummy_tensor, split_like
+from learned_opt.features import LARGE, Decays, StateDtype, init_state, observe, time_embedding
+from learned_opt.network import HaikuMLP, direction, dummy_tensor, tree_like
 from learned_opt.transformation import transformation
 
 FEATURES = ("grad", "param", "momentum")
@@ -22,6 +22,8 @@ def per_param_mlp(
     num_hidden: Annotated[int, Ge(1)] = 2,
     step_mult: Annotated[float, Gt(0)] = 1e-3,
     exp_mult: Annotated[float, Ge(0)] = 1e-3,
+    fused_from: Annotated[int, Ge(0)] = LARGE,
+    state_dtype: StateDtype = "float32",
 ) -> LearnedOptimizer:
     """Per-parameter MLP (Metz et al. 2019, 2020): `p <- p - step_mult * o_0 * exp(exp_mult * o_1)`.
 
@@ -35,6 +37,8 @@ def per_param_mlp(
       num_hidden: number of hidden layers.
       step_mult: scale of the step; > 0.
       exp_mult: scale of the second output; >= 0.
+      fused_from: tensors of at least so many elements are stepped without an array of their features.
+      state_dtype: of the accumulators as large as the parameters; bfloat16 halves them.
 
     Returns:
       The learned optimizer; it needs neither the horizon nor the loss. State: 24 bytes a parameter.
@@ -42,7 +46,7 @@ def per_param_mlp(
     Source: MLPLOpt of google/learned_optimization. Differs from it in: nothing.
     """
     sizes = [hidden] * num_hidden + [2]
-    net = hk.without_apply_rng(hk.transform(lambda *inputs: HaikuMLP(FEATURES, sizes)(*inputs)))
+    net = hk.without_apply_rng(hk.transform(lambda *inputs: HaikuMLP(FEATURES, sizes, fused_from)(*inputs)))
 
     def init(key):
         return net.init(key, [dummy_tensor(DECAYS)], time_embedding(jnp.zeros([])))
@@ -54,9 +58,10 @@ def per_param_mlp(
             del value
             shared = time_embedding(state.count)
             tensors, state = observe(grads, state, params, DECAYS)
-            step = direction(net.apply(theta, tensors, shared), exp_mult) * step_mult
-            return split_like(-step, params), state
+            outputs = net.apply(theta, tensors, shared)
+            return tree_like([-step_mult * direction(o, exp_mult) for o in outputs], params), state
 
-        return transformation("per_param_mlp", partial(init_state, decays=DECAYS), update, needs=("params",))
+        init_fn = partial(init_state, decays=DECAYS, dtype=state_dtype)
+        return transformation("per_param_mlp", init_fn, update, needs=("params",))
 
     return LearnedOptimizer(init, build)

@@ -10,8 +10,8 @@ from annotated_types import Ge, Gt, Interval
 from learned_opt.adafac_mlp import check_decays, init_decay_offsets, learned_decays, network
 from learned_opt.base import LearnedOptimizer
 from learned_opt.blocks import NOMINAL
-from learned_opt.features import Decays, init_state, observe, rsqrt_rms, time_embedding
-from learned_opt.network import dummy_tensor, split_like, tree_like
+from learned_opt.features import LARGE, Decays, StateDtype, init_state, observe, rsqrt_rms, time_embedding
+from learned_opt.network import dummy_tensor, tree_like
 from learned_opt.transformation import transformation
 
 Decay = Annotated[float, Interval(ge=0, lt=1)]
@@ -37,6 +37,8 @@ def mlp_nominal(
     momentum_decays: tuple[Decay, ...] = (0.9, 0.99, 0.999),
     rms_decays: tuple[Decay, ...] = (0.999,),
     factored_decays: tuple[Decay, ...] = (0.9, 0.99, 0.999),
+    fused_from: Annotated[int, Ge(0)] = LARGE,
+    state_dtype: StateDtype = "float32",
 ) -> LearnedOptimizer:
     """AdafacMLP with nominal terms, STAR (Harrison et al. 2022).
 
@@ -65,6 +67,8 @@ def mlp_nominal(
       momentum_decays: initial decays of the running means of g; each in [0, 1).
       rms_decays: initial decays of those of g^2: one, or as many as momentum_decays.
       factored_decays: initial decays of the factored ones: as many as momentum_decays.
+      fused_from: tensors of at least so many elements are stepped without an array of their features.
+      state_dtype: of the accumulators as large as the parameters; bfloat16 halves them.
 
     Returns:
       The learned optimizer; it needs neither the horizon nor the loss. State as AdafacMLP's.
@@ -79,7 +83,8 @@ def mlp_nominal(
     decays = Decays(tuple(momentum_decays), tuple(rms_decays), tuple(factored_decays))
     check_decays(decays)
     nominal = NOMINAL[nominal_estimator]
-    net = hk.without_apply_rng(hk.transform(partial(network, sizes=[hidden] * num_hidden + [4])))
+    sizes = [hidden] * num_hidden + [4]
+    net = hk.without_apply_rng(hk.transform(partial(network, sizes=sizes, fused_from=fused_from)))
 
     def init(key):
         nn = net.init(key, [dummy_tensor(decays)], time_embedding(jnp.zeros([])))
@@ -113,10 +118,11 @@ def mlp_nominal(
             del value
             shared = time_embedding(state.count)
             tensors, state = observe(grads, state, params, learned_decays(theta, decays))
-            outputs = split_like(net.apply(theta["nn"], tensors, shared), [t.param for t in tensors])
+            outputs = net.apply(theta["nn"], tensors, shared)
             steps = [-step(t, o) for t, o in zip(tensors, outputs, strict=True)]
             return tree_like(steps, params), state
 
-        return transformation("mlp_nominal", partial(init_state, decays=decays), update, needs=("params",))
+        init_fn = partial(init_state, decays=decays, dtype=state_dtype)
+        return transformation("mlp_nominal", init_fn, update, needs=("params",))
 
     return LearnedOptimizer(init, build)

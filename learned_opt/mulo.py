@@ -11,8 +11,8 @@ from annotated_types import Ge, Gt
 from learned_opt.adafac_mlp import init_decay_offsets, learned_decays, network
 from learned_opt.base import LearnedOptimizer
 from learned_opt.blocks import clip_gradients, mu_multipliers
-from learned_opt.features import Decays, init_state, observe, time_embedding
-from learned_opt.network import direction, dummy_tensor, split_like
+from learned_opt.features import LARGE, Decays, StateDtype, init_state, observe, time_embedding
+from learned_opt.network import direction, dummy_tensor, tree_like
 from learned_opt.transformation import transformation
 
 DECAYS = Decays(momentum=(0.9, 0.99, 0.999), rms=(0.999,), factored=(0.9, 0.99, 0.999))
@@ -26,6 +26,8 @@ def mulo(
     hidden_weights: str = r"^$",
     hidden_lr_mult: Annotated[float, Gt(0)] = 1.0,
     clip_norm: Annotated[float, Gt(0)] | None = None,
+    fused_from: Annotated[int, Ge(0)] = LARGE,
+    state_dtype: StateDtype = "float32",
 ) -> LearnedOptimizer:
     """muLO (Therien et al. 2024): AdafacMLP under the maximal-update parameterisation.
 
@@ -44,6 +46,8 @@ def mulo(
         finds none. Leaves with fewer than two axes never count.
       hidden_lr_mult: mu of a hidden weight of fan-in 1; to keep the step at a base width, that width; > 0.
       clip_norm: clip the gradients by their global norm first; > 0, None for not at all.
+      fused_from: tensors of at least so many elements are stepped without an array of their features.
+      state_dtype: of the accumulators as large as the parameters; bfloat16 halves them.
 
     Returns:
       The learned optimizer; it needs neither the horizon nor the loss. State as AdafacMLP's.
@@ -51,7 +55,7 @@ def mulo(
     Source: arXiv 2406.00153 and PyLO's AdafacLO. Differs from it in: hidden weights are found by name
     (PyLO: by marks on the tensors).
     """
-    net = _network(hidden)
+    net = _network(hidden, fused_from)
 
     def init(key):
         nn = net.init(key, [dummy_tensor(DECAYS)], time_embedding(jnp.zeros([])))
@@ -64,11 +68,13 @@ def mulo(
             del value
             shared, grads = time_embedding(state.count), clip_gradients(grads, clip_norm)
             tensors, state = observe(grads, state, params, learned_decays(theta, DECAYS))
-            step = direction(net.apply(theta["nn"], tensors, shared), exp_mult) * step_mult
+            outputs = net.apply(theta["nn"], tensors, shared)
+            steps = tree_like([-step_mult * direction(o, exp_mult) for o in outputs], params)
             mu = mu_multipliers(params, hidden_weights, hidden_lr_mult)
-            return jax.tree.map(lambda mu, s: -mu * s, mu, split_like(step, params)), state
+            return jax.tree.map(jnp.multiply, mu, steps), state
 
-        return transformation("mulo", partial(init_state, decays=DECAYS), update, needs=("params",))
+        init_fn = partial(init_state, decays=DECAYS, dtype=state_dtype)
+        return transformation("mulo", init_fn, update, needs=("params",))
 
     return LearnedOptimizer(init, build)
 
@@ -79,6 +85,8 @@ def elo(
     learning_rate: Annotated[float, Gt(0)] = 1e-3,
     weight_decay: Annotated[float, Ge(0)] = 0.0,
     exp_mult: Annotated[float, Ge(0)] = 1e-3,
+    fused_from: Annotated[int, Ge(0)] = LARGE,
+    state_dtype: StateDtype = "float32",
 ) -> LearnedOptimizer:
     """ELO: AdafacMLP with fixed decays, `p <- p - learning_rate * (o_0 exp(exp_mult o_1) + weight_decay p)`.
 
@@ -89,13 +97,15 @@ def elo(
       learning_rate: > 0. For a schedule, chain optax's `scale_by_schedule` after this.
       weight_decay: decoupled, multiplied by the learning rate; >= 0.
       exp_mult: scale of the second output; >= 0.
+      fused_from: tensors of at least so many elements are stepped without an array of their features.
+      state_dtype: of the accumulators as large as the parameters; bfloat16 halves them.
 
     Returns:
       The learned optimizer; it needs neither the horizon nor the loss. State as AdafacMLP's.
 
     Source: PyLO's ELO. Differs from it in: nothing.
     """
-    net = _network(hidden)
+    net = _network(hidden, fused_from)
 
     def init(key):
         return {"nn": net.init(key, [dummy_tensor(DECAYS)], time_embedding(jnp.zeros([])))}
@@ -107,13 +117,16 @@ def elo(
             del value
             shared, grads = time_embedding(state.count), clip_gradients(grads, None)
             tensors, state = observe(grads, state, params, DECAYS)
-            step = split_like(direction(net.apply(theta["nn"], tensors, shared), exp_mult), params)
-            return jax.tree.map(lambda s, p: -learning_rate * (s + weight_decay * p), step, params), state
+            outputs = net.apply(theta["nn"], tensors, shared)
+            steps = tree_like([direction(o, exp_mult) for o in outputs], params)
+            return jax.tree.map(lambda s, p: -learning_rate * (s + weight_decay * p), steps, params), state
 
-        return transformation("elo", partial(init_state, decays=DECAYS), update, needs=("params",))
+        init_fn = partial(init_state, decays=DECAYS, dtype=state_dtype)
+        return transformation("elo", init_fn, update, needs=("params",))
 
     return LearnedOptimizer(init, build)
 
 
-def _network(hidden: int) -> hk.Transformed:
-    return hk.without_apply_rng(hk.transform(partial(network, sizes=[hidden, hidden, 2])))
+def _network(hidden: int, fused_from: int) -> hk.Transformed:
+    sizes = [hidden, hidden, 2]
+    return hk.without_apply_rng(hk.transform(partial(network, sizes=sizes, fused_from=fused_from)))

@@ -1,6 +1,6 @@
 """The per-parameter network: a small MLP applied to the features of every parameter of every tensor."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import accumulate as running_sum
 from typing import Any
 
@@ -8,9 +8,17 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from learned_opt.features import FEATURES, Decays, Tensor, channels, init_accumulators, normalise
-
-Layer = tuple[jax.Array, jax.Array]  # weights [inputs, outputs], bias [outputs]
+from learned_opt.features import (
+    LARGE,
+    OVER_ALL,
+    Decays,
+    Norm,
+    Tensor,
+    channels,
+    init_accumulators,
+    make_tensor,
+)
+from learned_opt.rows import Layer, by_size, fused_mlp, normalised, weight_rows
 
 
 def per_parameter_mlp(
@@ -18,63 +26,83 @@ def per_parameter_mlp(
     tensors: Sequence[Tensor],
     layers: Sequence[Layer],
     shared: jax.Array | None = None,
-    normaliser: Callable[[jax.Array], jax.Array] = normalise,
-) -> jax.Array:
-    """One MLP (relu) on every parameter of `tensors`, all of them at once.
+    norm: Norm = OVER_ALL,
+    fused_from: int = LARGE,
+) -> list[jax.Array]:
+    """One MLP (relu) on every parameter of `tensors`.
+
+    Small tensors go through it all at once, as one array of features; large ones one by one, without such
+    an array (`rows.fused_mlp`).
 
     Args:
       features: names in FEATURES, in the order of the first layer's weights; normalised tensor by tensor.
-      tensors: M tensors of n_1 ... n_M elements.
+      tensors: M tensors, of shapes P_1 ... P_M.
       layers: the first takes the features, then `shared`.
       shared: f32[S], inputs equal for all parameters, or f32[M, S], for those of a tensor; they cost
         nothing, as they only move the first bias.
-      normaliser: applied to each feature of each tensor.
+      norm: how each feature of each tensor is normalised.
+      fused_from: from how many elements on a tensor is large.
 
     Returns:
-      f32[n_1 + ... + n_M, outputs], tensor after tensor.
+      f32[*P_1, outputs] ... f32[*P_M, outputs].
     """
     (w, b), *layers = layers
     size = fan_in(features, tensors)
     if shared is not None:
         b = b + shared @ w[size:]
+    layers, of_tensor = [(w[:size], b), *layers], b.ndim == 2
+    large = [t.grad.size >= fused_from for t in tensors]
+
+    def with_bias(b):
+        return [(layers[0][0], b), *layers[1:]]
+
+    outputs = {
+        i: fused_mlp(features, tensors[i], with_bias(b[i] if of_tensor else b), norm)
+        for i in range(len(tensors))
+        if large[i]
+    }
+    small = [i for i in range(len(tensors)) if not large[i]]
+    if small:
+        some = with_bias(b[jnp.array(small)]) if of_tensor and len(small) < len(tensors) else layers
+        flat = _flat_mlp(features, [tensors[i] for i in small], some, norm)
+        outputs |= dict(zip(small, split_like(flat, [tensors[i].param for i in small]), strict=True))
+    return [outputs[i] for i in range(len(tensors))]
+
+
+def _flat_mlp(
+    features: Sequence[str], tensors: Sequence[Tensor], layers: Sequence[Layer], norm: Norm
+) -> jax.Array:
+    """f32[n_1 + ... + n_M, outputs], tensor after tensor; the first bias may be f32[M, outputs]."""
+    (w, b), *layers = layers
     if b.ndim == 2:
         b = jnp.concatenate(
             [jnp.broadcast_to(b[i], (t.grad.size, w.shape[1])) for i, t in enumerate(tensors)]
         )
-    x = first_layer(features, tensors, w[:size], normaliser) + b
+    x = first_layer(features, tensors, w, norm) + b
     for w, b in layers:
         x = jax.nn.relu(x) @ w + b
     return x
 
 
 def first_layer(
-    features: Sequence[str],
-    tensors: Sequence[Tensor],
-    w: jax.Array,
-    normaliser: Callable[[jax.Array], jax.Array] = normalise,
+    features: Sequence[str], tensors: Sequence[Tensor], w: jax.Array, norm: Norm = OVER_ALL
 ) -> jax.Array:
-    """`normaliser(features) @ w`, f32[parameters, outputs].
+    """`normalise(features) @ w`, f32[parameters, outputs].
 
     One matrix product for all tensors where a feature varies everywhere; what varies by row or by
     column only is multiplied at that size and broadcast after.
     """
-    ends = list(running_sum(channels(name, tensors[0].acc) for name in features))
-    rows = {name: w[start:end] for name, start, end in zip(features, [0, *ends], ends, strict=False)}
-
-    groups = [[n for n in features if FEATURES[n].varies == v] for v in ("everywhere", "by row", "by col")]
-    everywhere, *narrow = [names for names in groups if names]
-
-    def inputs(tensor, names):
-        return normaliser(jnp.concatenate([FEATURES[name].of(tensor) for name in names], -1))
+    everywhere, *narrow = by_size(features)
+    rows = weight_rows(features, w, tensors[0])
 
     def weights(names):
         return jnp.concatenate([rows[name] for name in names])
 
-    x = [inputs(t, everywhere) for t in tensors]
+    x = [normalised(t, everywhere, norm) for t in tensors]
     y = jnp.concatenate([x.reshape(-1, x.shape[-1]) for x in x]) @ weights(everywhere)
     if not narrow:
         return y
-    z = [sum(inputs(t, names) @ weights(names) for names in narrow) for t in tensors]
+    z = [sum(normalised(t, names, norm) @ weights(names) for names in narrow) for t in tensors]
     z = [jnp.broadcast_to(z, (*t.grad.shape, w.shape[1])) for z, t in zip(z, tensors, strict=True)]
     return y + jnp.concatenate([z.reshape(-1, w.shape[1]) for z in z])
 
@@ -92,18 +120,18 @@ def dense(inputs: int, outputs: int, suffix: str = "", *, scale: float = 1.0) ->
 class HaikuMLP(hk.Module):
     """`per_parameter_mlp` with the parameter names of Haiku's MLP: `mlp/~/linear_0` and so on."""
 
-    def __init__(self, features: Sequence[str], sizes: Sequence[int]):
+    def __init__(self, features: Sequence[str], sizes: Sequence[int], fused_from: int = LARGE):
         super().__init__("mlp")
-        self.features = features
+        self.features, self.fused_from = features, fused_from
         self.layers = [_Dense(size, f"linear_{i}") for i, size in enumerate(sizes)]
 
-    def __call__(self, tensors: Sequence[Tensor], shared: jax.Array | None = None) -> jax.Array:
-        """As `per_parameter_mlp`, f32[n_1 + ... + n_M, sizes[-1]]."""
+    def __call__(self, tensors: Sequence[Tensor], shared: jax.Array | None = None) -> list[jax.Array]:
+        """As `per_parameter_mlp`, f32[*P_1, sizes[-1]] ..."""
         inputs, layers = fan_in(self.features, tensors, shared), []
         for layer in self.layers:
             layers.append(layer(inputs))
             inputs = layer.size
-        return per_parameter_mlp(self.features, tensors, layers, shared)
+        return per_parameter_mlp(self.features, tensors, layers, shared, fused_from=self.fused_from)
 
 
 class _Dense(hk.Module):
@@ -138,7 +166,8 @@ def hyper_mlp(
     tensor: Tensor,
     sizes: Sequence[int],
     features: Sequence[str] = HYPER_FEATURES,
-    normaliser: Callable[[jax.Array], jax.Array] = normalise,
+    norm: Norm = OVER_ALL,
+    fused_from: int = LARGE,
 ) -> jax.Array:
     """A Haiku function: an MLP on the HYPER_FEATURES (or the first few) of one tensor, f32[*P, sizes[-1]].
 
@@ -149,8 +178,7 @@ def hyper_mlp(
     w = [hk.get_parameter(f"w0__{i}", (n, sizes[0]), init=init) for i, n in enumerate(rows)]
     layers = [(jnp.concatenate(w), hk.get_parameter("b0", (sizes[0],), init=jnp.zeros))]
     layers += [dense(sizes[i - 1], sizes[i], str(i)) for i in range(1, len(sizes))]
-    outputs = per_parameter_mlp(features, [tensor], layers, normaliser=normaliser)
-    return outputs.reshape(*tensor.grad.shape, sizes[-1])
+    return per_parameter_mlp(features, [tensor], layers, None, norm, fused_from)[0]
 
 
 def fan_in(features: Sequence[str], tensors: Sequence[Tensor], shared: jax.Array | None = None) -> int:
@@ -162,7 +190,7 @@ def fan_in(features: Sequence[str], tensors: Sequence[Tensor], shared: jax.Array
 def dummy_tensor(decays: Decays, shape: tuple[int, ...] = (1,)) -> Tensor:
     """A tensor for the init of a Haiku function."""
     zeros = jnp.zeros(shape)
-    return Tensor(zeros, zeros, init_accumulators(zeros, decays))
+    return make_tensor(zeros, zeros, init_accumulators(zeros, decays))
 
 
 def direction(outputs: jax.Array, exp_mult: float) -> jax.Array:

@@ -10,8 +10,17 @@ from annotated_types import Ge, Gt
 from learned_opt.adafac_mlp import FEATURES
 from learned_opt.base import LearnedOptimizer
 from learned_opt.blocks import adam_direction, learned_schedule
-from learned_opt.features import FRACTIONS, TIMESCALES, Decays, init_state, observe, time_embedding
-from learned_opt.network import dense, direction, dummy_tensor, fan_in, per_parameter_mlp, split_like
+from learned_opt.features import (
+    FRACTIONS,
+    LARGE,
+    TIMESCALES,
+    Decays,
+    StateDtype,
+    init_state,
+    observe,
+    time_embedding,
+)
+from learned_opt.network import dense, direction, dummy_tensor, fan_in, per_parameter_mlp, tree_like
 from learned_opt.transformation import transformation
 
 DECAYS = Decays(momentum=(0.9, 0.99, 0.999), rms=(0.999,), factored=(0.9, 0.99, 0.999))
@@ -25,6 +34,8 @@ def residual(
     schedule_limit: Annotated[float, Gt(0)] = 7.0,
     adam_limit: Annotated[float, Gt(0)] = 3.0,
     exp_mult: Annotated[float, Ge(0)] = 0.1,
+    fused_from: Annotated[int, Ge(0)] = LARGE,
+    state_dtype: StateDtype = "float32",
 ) -> LearnedOptimizer:
     """Adam with a learned schedule and learned per-parameter corrections.
 
@@ -45,6 +56,8 @@ def residual(
       schedule_limit: |s| is at most this; > 0.
       adam_limit: |o_2| is at most this; > 0.
       exp_mult: scale of o_1; >= 0.
+      fused_from: tensors of at least so many elements are stepped without an array of their features.
+      state_dtype: of the accumulators as large as the parameters; bfloat16 halves them.
 
     Returns:
       The learned optimizer; it needs the horizon (num_steps), not the loss. State: 16 bytes a
@@ -58,7 +71,7 @@ def residual(
         sizes = [fan_in(FEATURES, tensors, shared), hidden, hidden, 3]
         scales = [1.0, 1.0, output_scale]
         layers = [dense(sizes[i], sizes[i + 1], str(i), scale=scale) for i, scale in enumerate(scales)]
-        return per_parameter_mlp(FEATURES, tensors, layers, shared)
+        return per_parameter_mlp(FEATURES, tensors, layers, shared, fused_from=fused_from)
 
     net = hk.without_apply_rng(hk.transform(network))
 
@@ -72,15 +85,14 @@ def residual(
             schedule = learned_schedule(theta["schedule"], state.count, num_steps, schedule_limit)
             time = time_embedding(state.count)
             tensors, state = observe(grads, state, params, DECAYS)
-            o = net.apply(theta["nn"], tensors, time)
-            adam = [
-                adam_direction(t, state.count, DECAYS.momentum[0], DECAYS.rms[0]).ravel() for t in tensors
-            ]
-            adam = jnp.concatenate(adam) * jnp.exp(jnp.clip(o[:, 2], -adam_limit, adam_limit))
-            step = initial_lr * schedule * (adam + direction(o, exp_mult))
-            return split_like(-step, params), state
+            rate, steps = initial_lr * schedule, []
+            for t, o in zip(tensors, net.apply(theta["nn"], tensors, time), strict=True):
+                adam = adam_direction(t, state.count, DECAYS.momentum[0], DECAYS.rms[0])
+                adam = adam * jnp.exp(jnp.clip(o[..., 2], -adam_limit, adam_limit))
+                steps.append(-rate * (adam + direction(o, exp_mult)))
+            return tree_like(steps, params), state
 
-        init_fn = partial(init_state, decays=DECAYS)
+        init_fn = partial(init_state, decays=DECAYS, dtype=state_dtype)
         return transformation("residual", init_fn, update, needs=("params", "num_steps"), num_steps=num_steps)
 
     return LearnedOptimizer(init, build, needs=("num_steps",))

@@ -9,8 +9,8 @@ from annotated_types import Ge, Gt, Interval
 from jax.lax import rsqrt
 
 from learned_opt.base import LearnedOptimizer
-from learned_opt.features import TIMESCALES, Decays, State, Tensor, init_state, observe
-from learned_opt.network import HaikuMLP, direction, dummy_tensor, split_like, tree_like
+from learned_opt.features import LARGE, TIMESCALES, Decays, State, StateDtype, Tensor, init_state, observe
+from learned_opt.network import HaikuMLP, direction, dummy_tensor, tree_like
 from learned_opt.recurrent import for_tensors, init_lstm_state, log_magnitude, moments, norm
 from learned_opt.transformation import transformation
 
@@ -64,6 +64,8 @@ def rnn_mlp(
     step_mult: Annotated[float, Gt(0)] = 1e-3,
     exp_mult: Annotated[float, Ge(0)] = 1e-3,
     decays: tuple[Decay, ...] = (0.5, 0.9, 0.99, 0.999, 0.9999),
+    fused_from: Annotated[int, Ge(0)] = LARGE,
+    state_dtype: StateDtype = "float32",
 ) -> LearnedOptimizer:
     """Hierarchical RNN-MLP (Metz et al. 2020): `p <- p - step_mult * o_0 * exp(exp_mult * o_1)`.
 
@@ -84,6 +86,8 @@ def rnn_mlp(
       step_mult: scale of the step; > 0.
       exp_mult: scale of the second output; >= 0.
       decays: of the running means of g and of g^2; each in [0, 1), at least one.
+      fused_from: tensors of at least so many elements are stepped without an array of their features.
+      state_dtype: of the accumulators as large as the parameters; bfloat16 halves them.
 
     Returns:
       The learned optimizer; it needs the loss (value), not the horizon. State: 40 bytes a parameter,
@@ -99,7 +103,7 @@ def rnn_mlp(
         raise ValueError(f"decays must not be empty, got {decays}")
     all_decays = Decays(momentum=tuple(decays), rms=tuple(decays))
     sizes = [hidden] * num_hidden + [2 + from_mlp]
-    mlp = hk.without_apply_rng(hk.transform(lambda *inputs: HaikuMLP(FEATURES, sizes)(*inputs)))
+    mlp = hk.without_apply_rng(hk.transform(lambda *inputs: HaikuMLP(FEATURES, sizes, fused_from)(*inputs)))
     rnn = hk.without_apply_rng(hk.transform(lambda x, state: hk.LSTM(lstm_hidden, name="rnn")(x, state)))
     to_ff = hk.without_apply_rng(hk.transform(lambda x: hk.Linear(lstm_to_ff, name="rnn_to_ff")(x)))
     to_in = hk.without_apply_rng(hk.transform(lambda x: hk.Linear(from_lstm, name="rnn_to_in")(x)))
@@ -126,7 +130,7 @@ def rnn_mlp(
             tensors = len(jax.tree.leaves(params))
             zero = jnp.zeros([])
             return RNNMLPState(
-                init_state(params, all_decays),
+                init_state(params, all_decays, state_dtype),
                 for_tensors(theta["lstm_init_state"], tensors),
                 jnp.broadcast_to(theta["initial_from_mlp"], (tensors, from_mlp)),
                 theta["initial_from_lstm"],
@@ -145,7 +149,7 @@ def rnn_mlp(
             ]
             x, lstm = rnn.apply(theta["rnn_params"], jnp.stack(inputs), state.lstm)
             shared = _mlp_inputs(tensors, state.seen.count, to_ff.apply(theta["rnn_to_ff_params"], x))
-            o = split_like(mlp.apply(theta["ffmod_params"], tensors, shared), [t.param for t in tensors])
+            o = mlp.apply(theta["ffmod_params"], tensors, shared)
             steps = tree_like([-step_mult * direction(o, exp_mult) for o in o], params)
             from_mlp = jnp.stack([jnp.mean(o[..., 2:], tuple(range(o.ndim - 1))) for o in o])
             from_lstm = jnp.mean(to_in.apply(theta["rnn_to_in_params"], x), axis=0)

@@ -5,6 +5,7 @@ from typing import Annotated
 from annotated_types import Ge, Gt
 
 from learned_opt.base import LearnedOptimizer
+from learned_opt.features import LARGE, StateDtype
 from learned_opt.hyper import hypernetwork_optimizer, tensor_statistics
 
 
@@ -17,6 +18,8 @@ def velo(
     exp_mult: Annotated[float, Ge(0)] = 1e-3,
     bank_mult: Annotated[float, Gt(0)] = 100.0,
     bugged_loss_features: bool = False,
+    fused_from: Annotated[int, Ge(0)] = LARGE,
+    state_dtype: StateDtype = "float32",
 ) -> LearnedOptimizer:
     """VeLO (Metz et al. 2022): an LSTM for each tensor mixes the weights of its per-parameter MLP.
 
@@ -39,6 +42,8 @@ def velo(
         unstable; Celo's authors use 1.
       bugged_loss_features: half-lives of the loss features as if the horizon were 10, for some
         published weights.
+      fused_from: tensors of at least so many elements are stepped without an array of their features.
+      state_dtype: of the accumulators as large as the parameters; bfloat16 halves them.
 
     Returns:
       The learned optimizer; it needs the horizon (num_steps) and the loss (value). State: 16 bytes a
@@ -58,4 +63,6 @@ def velo(
         mix=lambda controls: controls * (bank_mult / bank),
         rate=lambda rates: rates,
         loss_steps=10 if bugged_loss_features else None,
+        fused_from=fused_from,
+        state_dtype=state_dtype,
     )

@@ -1,0 +1,172 @@
+"""The per-parameter network on one large tensor, without ever holding an array of its features.
+
+Normalised features need their mean squares first: the tensor is read twice. The first time block by block
+(`sum_over_blocks`), so that what is squared stays in the cache. The second time
+
+* a narrow network is written out, number by number of its weights, as elementwise operations on
+  arrays of the tensor's shape, which XLA makes one loop of: nothing is stored but the result;
+* a wide one is applied block by block, features first: [inputs, parameters of a block].
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import accumulate as running_sum
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.lax import rsqrt
+
+from learned_opt.features import FEATURES, Norm, Tensor, channels, normalise
+
+Layer = tuple[jax.Array, jax.Array]  # weights [inputs, outputs], bias [outputs]
+BLOCK = 2**16  # elements of a block: 16 features of it are in the order of a core's cache
+WRITTEN_OUT = 320  # multiplications of a network that is written out; more cost seconds of compile time
+
+
+def by_size(features: Sequence[str], vector: bool = False) -> list[list[str]]:
+    """The features that vary everywhere, then those by row, if any, and those by column, if any.
+
+    Of a vector (True) all vary everywhere.
+    """
+    varies = {name: "everywhere" if vector else FEATURES[name].varies for name in features}
+    groups = [[n for n in features if varies[n] == v] for v in ("everywhere", "by row", "by col")]
+    return [names for names in groups if names]
+
+
+def weight_rows(features: Sequence[str], w: jax.Array, tensor: Tensor) -> dict[str, jax.Array]:
+    """The rows of the first layer's weights that belong to each feature."""
+    ends = list(running_sum(channels(name, tensor.acc) for name in features))
+    return {name: w[start:end] for name, start, end in zip(features, [0, *ends], ends, strict=False)}
+
+
+def normalised(tensor: Tensor, names: Sequence[str], norm: Norm) -> jax.Array:
+    """Features of one tensor, normalised, f32[..., channels]."""
+    return normalise(jnp.concatenate([FEATURES[name].of(tensor) for name in names], -1), norm)
+
+
+def fused_mlp(features: Sequence[str], tensor: Tensor, layers: Sequence[Layer], norm: Norm) -> jax.Array:
+    """An MLP (relu) on the normalised features of every parameter of one tensor, f32[*P, outputs].
+
+    Args:
+      features: names in FEATURES, in the order of the first layer's weights.
+      tensor: of shape P.
+      layers: of the MLP.
+      norm: how each feature is normalised.
+    """
+    (w, b), *layers = layers
+    shape = tensor.grad.shape
+    axes = norm.axes(len(shape))
+    everywhere, *narrow = by_size(features, vector=tensor.acc.col is None)
+    rows = weight_rows(features, w, tensor)
+
+    squares = sum_over_blocks(
+        lambda t: jnp.stack([jnp.sum(x * x, axes, keepdims=True) for x in planes(t, everywhere)], -1),
+        tensor,
+        shape,
+        axes,
+    )
+    count = math.prod(shape[axis] for axis in axes)
+    # The scales move into the weights: f32[..., channels, hidden], where ... is of size 1 along the axes.
+    w = rsqrt(norm.eps + squares / count)[..., None] * jnp.concatenate([rows[n] for n in everywhere])
+    # Not yet their sum, which is as large as the tensor.
+    biases = [normalised(tensor, names, norm) @ jnp.concatenate([rows[n] for n in names]) for names in narrow]
+    biases += [b.reshape(*(1,) * len(shape), -1)]
+
+    multiplications = w.shape[-1] * w.shape[-2] + sum(w.size for w, _ in layers)
+    if multiplications <= WRITTEN_OUT:
+        return _written_out(planes(tensor, everywhere), w, biases, layers)
+
+    def of_block(block):
+        t, w, biases = block
+        return _by_products(planes(t, everywhere), w, biases, layers)
+
+    return map_over_blocks(of_block, (tensor, w, biases), shape, layers[-1][0].shape[1], axes)
+
+
+def planes(tensor: Tensor, names: Sequence[str]) -> list[jax.Array]:
+    """The channels of features one by one, f32[*P] each."""
+    out = []
+    for name in names:
+        for c in range(channels(name, tensor.acc)):
+            # Channel c alone, or of accumulators with a single channel that one.
+            acc, factors = jax.tree.map(
+                lambda a, c=c: a[..., min(c, a.shape[-1] - 1), None], (tensor.acc, tensor.factors)
+            )
+            out.append(FEATURES[name].of(tensor._replace(acc=acc, factors=factors))[..., 0])
+    return out
+
+
+def _written_out(x, w, biases, layers):
+    def unit(j):
+        return sum(x * w[..., i, j] for i, x in enumerate(x)) + sum(b[..., j] for b in biases)
+
+    x = [unit(j) for j in range(w.shape[-1])]
+    for w, b in layers:
+        x = [jax.nn.relu(x) for x in x]
+        x = [sum(x * w[i, j] for i, x in enumerate(x)) + b[j] for j in range(w.shape[1])]
+    return jnp.stack(x, -1)
+
+
+def _by_products(x, w, biases, layers):
+    x = jnp.stack(x)  # [channels, *block]: long rows, which matrix products like
+    x = jnp.einsum("c...,...ch->h...", x, w) + sum(jnp.moveaxis(b, -1, 0) for b in biases)
+    for w, b in layers:
+        x = jnp.tensordot(w, jax.nn.relu(x), ((0,), (0,))) + b.reshape(-1, *(1,) * (x.ndim - 1))
+    return jnp.moveaxis(x, 0, -1)
+
+
+def sum_over_blocks(of_block: Callable[[Any], jax.Array], whole: Any, shape: Sequence[int], axes) -> Any:
+    """The sum of `of_block(block)` over blocks of `whole`, which differ along one of `axes`.
+
+    Args:
+      of_block: a block of `whole` -> array. The blocks are as in `whole`, but shorter along one axis.
+      whole: a pytree. Arrays whose axis is as long as `shape` says are cut, all else is in every block.
+      shape: of the tensor.
+      axes: which axes may be cut.
+    """
+    axis, size = _cut(shape, axes)
+    first = of_block(_block(whole, shape, axis, 0, shape[axis] % size)) if shape[axis] % size else None
+
+    def body(total, i):
+        return total + of_block(_block(whole, shape, axis, shape[axis] % size + i * size, size)), None
+
+    if first is None:
+        out = jax.eval_shape(lambda: body(0.0, 0)[0])
+        first = jnp.zeros(out.shape, out.dtype)
+    return jax.lax.scan(body, first, jnp.arange(shape[axis] // size))[0]
+
+
+def map_over_blocks(
+    of_block: Callable[[Any], jax.Array], whole: Any, shape: Sequence[int], outputs: int, axes
+) -> jax.Array:
+    """f32[*shape, outputs], put together from `of_block(block)` of the blocks as in `sum_over_blocks`."""
+    axis, size = _cut(shape, axes)
+
+    def put(out, start, size):
+        return jax.lax.dynamic_update_slice_in_dim(
+            out, of_block(_block(whole, shape, axis, start, size)), start, axis
+        )
+
+    out, rest = jnp.zeros((*shape, outputs), jnp.float32), shape[axis] % size
+    if rest:
+        out = put(out, 0, rest)
+    count = shape[axis] // size
+    return jax.lax.scan(lambda out, i: (put(out, rest + i * size, size), None), out, jnp.arange(count))[0]
+
+
+def _cut(shape: Sequence[int], axes: Sequence[int]) -> tuple[int, int]:
+    """The axis to cut, and how long the pieces are: about BLOCK elements, if possible without a rest."""
+    slices = {axis: math.prod(shape) // shape[axis] for axis in axes}  # elements of a slice
+    axis = next((a for a in axes if slices[a] <= BLOCK), min(slices, key=lambda axis: slices[axis]))
+    most = min(shape[axis], max(1, BLOCK // slices[axis]))
+    return axis, next((n for n in range(most, most // 2, -1) if shape[axis] % n == 0), most)
+
+
+def _block(whole: Any, shape: Sequence[int], axis: int, start: Any, size: int) -> Any:
+    def cut(x):
+        if jnp.ndim(x) <= axis or jnp.shape(x)[axis] != shape[axis]:
+            return x
+        return jax.lax.dynamic_slice_in_dim(x, start, size, axis)
+
+    return jax.tree.map(cut, whole)

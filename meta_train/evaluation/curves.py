@@ -139,7 +139,8 @@ def trainer(
 
     over_settings = jax.vmap(run_one, (0, None, None, None, None, None))
     over_seeds = jax.vmap(over_settings, (None, None, 0, None, None, None), out_axes=1)
-    over_families = jax.vmap(over_seeds, (None, None, None, None, None, 0))
+    # The size is given for families without data.
+    over_families = jax.vmap(over_seeds, (None, None, None, None, None, 0), axis_size=len(families))
     # On a CPU, LLVM's full optimisation doubles the compile time of these programs and gains them nothing.
     options = {"xla_backend_optimization_level": 1} if device.platform == "cpu" else None
     run = jax.jit(over_families, compiler_options=options)
@@ -226,6 +227,8 @@ def final_loss(train: np.ndarray, final_steps: int) -> np.ndarray:
 def smooth(train: np.ndarray, decay: float) -> np.ndarray:
     """Exponential moving average along the last axis, started at its first value."""
     out = np.array(train, np.float64)
+    if not decay:  # 0 times +inf is no number
+        return out
     for t in range(1, out.shape[-1]):
         out[..., t] = decay * out[..., t - 1] + (1 - decay) * out[..., t]
     return out

@@ -74,7 +74,7 @@ def scores_png(doc: dict[str, Any], title: str = "") -> bytes:
             longest = cell["horizon"] == horizons[-1]
             left.plot(
                 outcome["speed_up"],
-                row + 0.22 * (k - 1),
+                row + 0.22 * (k - (len(cell["outcomes"]) - 1) / 2),
                 marker,
                 color=colour,
                 markersize=4 + 4 * horizons.index(cell["horizon"]) / max(len(horizons) - 1, 1),

@@ -9,7 +9,7 @@ NUM_BOOTSTRAP = 1000
 SPEED_UP_RANGE = 0.05, 20.0  # a failed training counts the lower end
 RATIO_RANGE = 1e-3, 1e3  # a failed training counts the upper end
 LOSS_FLOOR = 1e-12  # lower losses count as equal
-TAUS = tuple(float(f"{x:.4g}") for x in np.geomspace(0.125, 8, 49))
+TAUS = tuple(float(f"{x:.4g}") for x in np.geomspace(0.125, 8, 97))
 
 
 class Interval(NamedTuple):

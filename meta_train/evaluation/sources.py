@@ -153,6 +153,7 @@ def _of_run(directory: Path, warn: Callable[[str], None]) -> Source:
         {
             "horizons": config.evaluation.horizons,
             "num_seeds": config.evaluation.num_seeds,
+            "num_tuning_seeds": min(3, config.evaluation.num_seeds),
         },
         lambda: {
             label: HeldOut(family, ring)

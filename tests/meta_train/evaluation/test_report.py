@@ -1,0 +1,318 @@
+"""Tables, JSON, CSV, pictures, page and leaderboard of evaluations that are made by hand."""
+
+import csv
+import html.parser
+import io
+import json
+import os
+import pty
+import struct
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from meta_train.evaluation import document as document_lib
+from meta_train.evaluation.document import document, read, to_csv
+from meta_train.evaluation.leaderboard import leaderboard
+from meta_train.evaluation.report import print_report, to_markdown
+from meta_train.evaluation.results import Cell, Evaluation, Outcome
+from meta_train.evaluation.run import write
+from meta_train.evaluation.scores import TAUS, Interval, Profile, Score
+from meta_train.evaluation.settings import Settings
+from meta_train.evaluation.tables import notes
+from meta_train.hooks import RunError
+
+NAMES = ("learned", "adam", "adam_cosine")
+NAN = float("nan")
+
+
+def cell(task, horizon, diverged=0, ring="A", **changes):
+    steps = np.arange(1, horizon + 1)
+    train = {n: 2 * np.exp(-steps / (20 * (k + 1))) * np.ones((3, 1)) for k, n in enumerate(NAMES)}
+    train["learned"][:diverged, horizon // 2 :] = np.inf
+    ratios = {"adam": 1000.0 if diverged else 0.25, "adam_cosine": 0.5, "best": 0.5}
+    rates = {"adam": 0.03, "adam_cosine": 0.1}
+    up = 0.05 if diverged else 2.0
+    outcome = Outcome(up, False, up / 4, ratios, {name: NAN for name in ratios}, 1.0, rates)
+    result = Cell(
+        task=task,
+        ring=ring,
+        horizon=horizon,
+        diverged=diverged,
+        best="adam_cosine",
+        loss={n: x[:, -20:].mean(1) for n, x in train.items()},
+        valid={n: np.full(3, np.nan) for n in NAMES},
+        train=train,
+        at_grid_edge={"adam": False, "adam_cosine": False},
+        wrong_horizon={0.5: 1.5, 2.0: 1.25},
+        outcomes={"per_task_tuned": outcome, "single_setting": outcome._replace(speed_up=3.0)},
+    )
+    return result._replace(**changes)
+
+
+def evaluation(*cells, mean=2.0):
+    horizons = tuple(sorted({c.horizon for c in cells}))
+    interval = Interval(mean, 1.5, 2.5)
+    score = Score(interval, interval, interval, 1.0, len(cells))
+    nothing = Score(*[Interval(NAN, NAN, NAN)] * 3, NAN, 0)
+    metrics = {"speed_up": score, "wall_clock_speed_up": score}
+    for name in ("adam", "adam_cosine", "best"):
+        metrics |= {f"loss_ratio/{name}": score, f"valid_ratio/{name}": nothing}
+    comparisons = {"per_task_tuned": metrics, "single_setting": metrics}
+    shares = tuple(np.linspace(1, 0, len(TAUS)))
+    profile = Profile(TAUS, shares, shares, shares)
+    return Evaluation(
+        settings=Settings(horizons=horizons, num_seeds=3, rivals=("adam", "adam_cosine")),
+        cells=cells,
+        scores={"all": comparisons, f"{horizons[0]} steps": comparisons},
+        profiles={name: profile for name in comparisons},
+        wrong_horizon={0.5: 1.5, 2.0: 1.25},
+        divergence_rate=0.5,
+        ms_per_step={c.task: {"learned": 0.4, "adam": 0.1} for c in cells},
+        state_bytes_per_parameter={"learned": 17.0, "adam": 8.0, "adam_cosine": 8.0},
+        single_setting={"learned": 1.0, "adam": 0.03, "adam_cosine": 0.1},
+        seconds=12.5,
+        cpu_seconds=20.0,
+        environment={"jax": "1.2.3"},
+    )
+
+
+def make_doc(*cells, name="mine", **changes):
+    return document(evaluation(*cells, **changes), name=name)
+
+
+@pytest.fixture
+def plain():
+    long = cell("digits", 100)
+    outcomes = {
+        "per_task_tuned": long.outcomes["per_task_tuned"]._replace(censored=True),
+        "single_setting": long.outcomes["single_setting"],
+    }
+    return evaluation(
+        cell("digits", 50), long._replace(outcomes=outcomes), cell("wide", 50, 2), cell("wide", 100)
+    )
+
+
+def test_away_from_a_terminal_the_tables_are_markdown(plain, capsys):
+    doc = document(plain)
+    print_report(doc)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == to_markdown(doc).splitlines()
+    first = lines[: lines.index("")]
+    assert len({line.count("|") for line in first}) == 1 and len(first) == 2 + 4
+    rows = [[text.strip() for text in line.strip("|").split("|")] for line in first]
+    assert rows[0][:4] == ["held-out task", "steps", "loss", "Adam"] and set(first[1]) <= set("|-:")
+    at = rows[0].index("speed-up")
+    assert rows[2][:2] == ["digits", "50"] and rows[2][at] == "2.00x"
+    assert rows[3][at] == ">= 2.00x" and rows[4][at] == "2/3 diverged"
+    assert rows[4][2] == "inf" and rows[2][-2] == "-"
+    assert any(line.split("|")[1:3] == [" per_task_tuned ", "      all (4) "] for line in lines), lines
+    assert "\x1b" not in "".join(lines)
+
+
+def test_a_narrow_terminal_gets_fewer_columns_and_colours():
+    """In a pseudo-terminal of 80 columns."""
+    code = (
+        "import test_report as t; "
+        "t.print_report(t.make_doc(t.cell('a_task_with_a_name', 50), t.cell('wide', 50, 1)))"
+    )
+    main, other = pty.openpty()
+    env = os.environ | {"TERM": "xterm", "COLUMNS": "80", "PYTHONPATH": os.path.dirname(__file__)}
+    env.pop("NO_COLOR", None)
+    subprocess.run([sys.executable, "-c", code], stdout=other, env=env, check=True)
+    os.close(other)
+    text = b""
+    try:
+        while part := os.read(main, 4096):
+            text += part
+    except OSError:  # how Linux says that the other side is closed
+        pass
+    os.close(main)
+    table = text.decode().split("comparison")[0]
+    assert "\x1b[" in table and "a_task_with_a_name" in table and "1/3 diverged" in table
+    assert "its loss" in table and "(rate)" not in table and "…" not in table
+
+
+def test_the_notes_say_what_to_be_wary_of(plain):
+    text = "\n".join(notes(document(plain, trained_for="100 to 500 steps")))
+    assert "2.00x, 95% interval 1.50 to 2.50, worst 1.00x" in text
+    assert "diverged: 50%" in text and "within 2000 steps" in text and "first or last" not in text
+    assert "1.50 when told 0.5 times, 1.25 when told 2.0 times" in text
+    assert "4.00 to 4.00 times Adam's" in text and "17.0 bytes per parameter, Adam 8.00" in text
+    assert "best single learning rates: adam 0.03, adam_cosine 0.1" in text
+    assert "inner trainings of 100 to 500 steps" in text
+    edge = cell("digits", 50, at_grid_edge={"adam": True, "adam_cosine": False})
+    (line,) = [line for line in notes(make_doc(edge)) if "first or last" in line]
+    assert "digits at 50 (adam)" in line and "cosine" not in line
+
+
+class Page(html.parser.HTMLParser):
+    """What a page refers to, and its tables' texts."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.references, self.cells, self.open, self.inside = [], [], [], False
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.references += [value for key, value in attrs if key in ("src", "href", "srcset", "data")]
+        self.inside = tag in ("td", "th")
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+        self.inside = False
+
+    def handle_data(self, data):
+        if self.inside:
+            self.cells.append(data)
+
+
+def test_the_files_are_json_csv_pictures_and_one_page_that_needs_nothing_else(plain, tmp_path):
+    doc = document(plain, name="<script>", run="runs/a")
+    paths = list(write(plain, doc, tmp_path / "new"))
+    names = [
+        "evaluation.json",
+        "evaluation.csv",
+        "evaluation.png",
+        "evaluation_scores.png",
+        "evaluation.html",
+    ]
+    assert [path.name for path in paths] == names
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == sorted(names)
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    found = json.loads(paths[0].read_text(), parse_constant=refuse)
+    assert found == doc == read(tmp_path / "new") == read(paths[0])
+    assert found["speed_up"] == {"mean": 2.0, "low": 1.5, "high": 2.5, "worst": 1.0}
+    assert found["run"] == "runs/a" and found["settings"]["horizons"] == [50, 100]
+    assert found["cells"][2]["loss"]["learned"][:2] == [None, None] and "train" not in found["cells"][2]
+    rows = list(csv.DictReader(io.StringIO(paths[1].read_text())))
+    assert len(rows) == 4 * 2 * 3 and rows[0]["task"] == "digits" and rows[0]["rival"] == "adam"
+    assert float(rows[0]["loss_ratio"]) == 0.25 and rows[0]["valid_ratio"] == ""
+    for path in paths[2:4]:
+        assert png_size(path)[0] >= 800
+    text = paths[4].read_text()
+    page = Page(text)
+    assert not page.open and all(ref.startswith("data:image/png;base64,") for ref in page.references)
+    assert len(page.references) == 2 and "2/3 diverged" in page.cells and "2.00 [1.50, 2.50]" in page.cells
+    assert "<script>" not in text and "http" not in text.replace("http-equiv", "")
+
+
+def test_a_csv_name_with_a_comma_is_quoted(plain):
+    rows = list(csv.reader(io.StringIO(to_csv(document(plain, name="a,b")))))
+    assert rows[1][0] == "a,b" and len({len(row) for row in rows}) == 1
+
+
+def png_size(path):
+    data = path.read_bytes()
+    assert data[:8] == b"\x89PNG\r\n\x1a\n"
+    return struct.unpack(">II", data[16:24])
+
+
+def pixels(path):
+    from matplotlib.image import imread
+
+    return imread(path)[..., :3]
+
+
+def test_the_curves_show_a_panel_for_each_task_and_horizon(plain, tmp_path):
+    from meta_train.evaluation.picture import curves_png
+
+    five = [cell(f"family {i}", horizon) for i in range(5) for horizon in (50, 100)]
+    (tmp_path / "five.png").write_bytes(curves_png(evaluation(*five), "five"))
+    (tmp_path / "two.png").write_bytes(curves_png(plain))
+    width, height = png_size(tmp_path / "five.png")
+    assert width == 1600 and height > 2 * png_size(tmp_path / "two.png")[1] - 300
+    vermilion = np.array([0xD5, 0x5E, 0x00]) / 255
+    where = np.abs(pixels(tmp_path / "five.png") - vermilion).max(-1) < 0.02
+    # Rows of panels: two horizons of four families, then two of the fifth, then nothing beside it.
+    tops, bottoms = np.array_split(where, 2)
+    assert all(part.any() for part in np.array_split(tops, 4, axis=1))
+    assert bottoms[:, :400].any() and not bottoms[: height // 2 - 100, 700:].any()
+    assert curves_png(plain) == (tmp_path / "two.png").read_bytes()
+
+
+def test_a_picture_of_runs_that_all_diverged_at_once_is_still_drawn():
+    from meta_train.evaluation.picture import curves_png
+
+    lost = cell("lost", 50, 3)
+    for losses in lost.train.values():
+        losses[:] = np.inf
+    assert struct.unpack(">I", curves_png(evaluation(lost))[16:20]) == (800,)
+
+
+def test_importing_the_report_loads_no_matplotlib():
+    code = (
+        "import sys, meta_train.evaluation.run, meta_train.evaluation.leaderboard; "
+        "print({'matplotlib', 'wandb', 'sklearn'} & set(sys.modules))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "set()"
+
+
+@pytest.fixture
+def boards(tmp_path):
+    """Directories of two evaluations that are alike; the second is the better one."""
+    cells = [cell("digits", 50), cell("wide", 50, ring="B")]
+    for name, mean in (("slow", 1.25), ("fast", 4.0)):
+        doc = make_doc(*cells, name=name, mean=mean)
+        document_lib.replace(tmp_path / name / "evaluation.json", document_lib.to_json(doc))
+    return tmp_path
+
+
+def test_a_leaderboard_has_the_best_first_in_every_format(boards, capsys):
+    board = leaderboard([boards / "slow", boards / "fast"], boards / "out")
+    assert [entry["name"] for entry in board["entries"]] == ["fast", "slow"]
+    assert [entry["won"] for entry in board["entries"]] == [1, 1]  # equal losses: both win
+    printed = capsys.readouterr().out
+    rows = [line for line in printed.splitlines() if line.startswith("| fast") or line.startswith("| slow")]
+    assert [row.split()[1] for row in rows] == ["fast", "slow"] and "4.00 [1.50, 2.50]" in rows[0]
+    assert json.loads((boards / "out" / "leaderboard.json").read_text()) == board
+    rows = list(csv.DictReader(io.StringIO((boards / "out" / "leaderboard.csv").read_text())))
+    assert rows[0]["name"] == "fast" and float(rows[0]["value"]) == 4
+    page = Page((boards / "out" / "leaderboard.html").read_text())
+    assert not page.open and len(page.references) == 1 and page.references[0].startswith("data:image/png")
+    assert png_size(boards / "out" / "leaderboard.png")[0] == 1600
+
+
+def test_evaluations_that_do_not_compare_are_refused_in_one_line(boards):
+    other = make_doc(cell("digits", 50), cell("narrow", 50))
+    document_lib.replace(boards / "other" / "evaluation.json", document_lib.to_json(other))
+    with pytest.raises(
+        RunError, match="not evaluated on the same tasks: only .*other has narrow at 50 steps"
+    ):
+        leaderboard([boards / "slow", boards / "other"], boards / "out")
+    doc = read(boards / "fast")
+    doc["settings"]["num_seeds"] = 9
+    document_lib.replace(boards / "other" / "evaluation.json", document_lib.to_json(doc))
+    with pytest.raises(RunError, match="not evaluated alike: num_seeds is 3 there, 9 here"):
+        leaderboard([boards / "slow", boards / "other"], boards / "out")
+    assert not (boards / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "holds no evaluation"),
+        ("{", "not JSON"),
+        ("[1]", "not an evaluation"),
+        (json.dumps({"format": "meta-train/evaluation", "version": 1}), "version 1 .* this reads 2"),
+    ],
+)
+def test_a_file_that_is_no_evaluation_is_refused(tmp_path, text, message):
+    if text is not None:
+        (tmp_path / "evaluation.json").write_text(text)
+    with pytest.raises(RunError, match=message):
+        read(tmp_path)
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="^cannot write .*file/evaluation.json: "):
+        document_lib.replace(tmp_path / "file" / "evaluation.json", "x")

@@ -16,11 +16,8 @@ SUMMARY = (
     "estimator",
     "outer_optimizer",
     "outer_steps",
-    "stages",
-    "selection",
     "seed",
 )
-EVALUATION_FORMAT = "meta-train/evaluation"
 WIDEST = 300  # characters of a value; all of it is in config.json
 
 
@@ -44,7 +41,7 @@ def model_card(content: Mapping[str, Any], lopt: LearnedOptimizer, what: str) ->
     ]
     config = content["config"]
     if isinstance(config, Mapping) and any(key in config for key in SUMMARY):
-        rows = [(key, config[key]) for key in SUMMARY if config.get(key) is not None]
+        rows = [(key, _names(config[key])) for key in SUMMARY if config.get(key) is not None]
         parts.append("## Meta-training\n\n" + _table(("", ""), rows))
     if content["evaluation"] is not None:
         parts.append("## Evaluation\n\n" + _evaluation(content["evaluation"]))
@@ -75,6 +72,13 @@ def _use(lopt: LearnedOptimizer) -> str:
     )
 
 
+def _names(value: Any) -> Any:
+    """Of a list of named things, such as task families, the names and labels."""
+    if not isinstance(value, list) or not all(isinstance(x, Mapping) and "name" in x for x in value):
+        return value
+    return ", ".join(f"{x['name']} ({x['label']})" if x.get("label") else str(x["name"]) for x in value)
+
+
 def _facts(content: Mapping[str, Any]) -> list[tuple[str, Any]]:
     horizon = content["horizon"]
     steps = (
@@ -101,46 +105,15 @@ def _flat(mapping: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, A
 
 
 def _evaluation(evaluation: Any) -> str:
-    if isinstance(evaluation, Mapping) and evaluation.get("format") == EVALUATION_FORMAT:
-        return _comparison(evaluation)
+    """A mapping with `table` (`head`, `rows`) and `notes`; a list of mappings, a row each; or anything."""
+    if isinstance(evaluation, Mapping) and "table" in evaluation:
+        table = _table(evaluation["table"]["head"], evaluation["table"]["rows"])
+        return "\n".join([table, "", *(f"* {note}" for note in evaluation.get("notes", ()))])
     rows = evaluation if isinstance(evaluation, list) else [evaluation]
     if not rows or not all(isinstance(row, Mapping) for row in rows):
         return f"`{_text(evaluation)}`"
     titles = list(dict.fromkeys(str(key) for row in rows for key in row))
     return _table(titles, [[row.get(title) for title in titles] for row in rows])
-
-
-def _comparison(evaluation: Mapping[str, Any]) -> str:
-    """The table of `meta-train evaluate`: final training losses, mean over seeds."""
-    titles = (
-        "held-out task",
-        "steps",
-        "learned",
-        "Adam, tuned",
-        "cosine Adam, tuned",
-        "loss ratio",
-        "speed-up",
-    )
-    rows = []
-    for cell in evaluation["cells"]:
-        final = [_mean(cell["final"].get(key)) for key in ("learned", "adam", "adam_cosine")]
-        speed_up = f"{'>= ' if cell['censored'] else ''}{cell['speed_up']:.2f}"
-        if cell["diverged"]:
-            speed_up = f"{cell['diverged']} of {len(cell['final']['learned'])} diverged"
-        rows.append((cell["family"], cell["horizon"], *final, cell["ratio"], speed_up))
-    score = evaluation["speed_up"]
-    return (
-        f"{_table(titles, rows)}\n\n"
-        f"Speed-up over Adam whose learning rate is tuned for every cell: {score['mean']:.2f} (geometric "
-        f"mean; 95 % interval {score['low']:.2f} to {score['high']:.2f}), worst cell {score['worst']:.2f}; "
-        f"{evaluation['settings']['num_seeds']} seeds. A speed-up is the steps that Adam needs to reach the "
-        "learned optimizer's final training loss, over the learned optimizer's steps."
-    )
-
-
-def _mean(values: list[float | None] | None) -> float | None:
-    """None is a seed that diverged."""
-    return None if not values or None in values else sum(v for v in values if v is not None) / len(values)
 
 
 def _table(titles: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:

@@ -1,7 +1,6 @@
 """A run's best theta as an artefact that needs nothing of this package to be used."""
 
-import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +8,15 @@ import jax
 
 import learned_opt
 from meta_train import config as config_lib
+from meta_train.evaluation import document, tables
+from meta_train.hooks import RunError
 from meta_train.run_directory import load_trained
 
 EVALUATION = "evaluation.json"
 
 
-def export_run(run: Path, out: Path, warn=print) -> Iterator[str]:
-    """Writes the artefact of a run and says what it is and how to load it.
+def export_run(run: Path, out: Path, warn: Callable[[str], None] = print) -> Iterator[str]:
+    """Writes the artefact of a run, with its card, and says what it is and how to load it.
 
     Args:
       run: directory of the run.
@@ -33,7 +34,7 @@ def export_run(run: Path, out: Path, warn=print) -> Iterator[str]:
         name=config.learned_optimizer["name"],
         options={key: value for key, value in config.learned_optimizer.items() if key != "name"},
         theta=jax.device_get(trained.theta),
-        horizon=length if isinstance(length, int) else length.max,
+        horizon=length if isinstance(length, int) else (length.min, length.max),
         provenance={
             "outer_step": trained.outer_step,
             "which": trained.which,
@@ -42,18 +43,24 @@ def export_run(run: Path, out: Path, warn=print) -> Iterator[str]:
             "jax": jax.__version__,
         },
         config=config_lib.resolved(config),
-        evaluation=_evaluation(run, trained.outer_step),
+        evaluation=_evaluation(run, trained.outer_step, warn),
     )
     yield f"{trained.which} theta (outer step {trained.outer_step}) of {run} is in {out}"
     yield f"use it: tx = learned_opt.load({str(out)!r}, num_steps=...)"
 
 
-def _evaluation(run: Path, outer_step: int) -> Any:
-    """The table of the run's evaluation, if it was made of the same theta."""
-    file = run / EVALUATION
-    if not file.is_file():
+def _evaluation(run: Path, outer_step: int, warn: Callable[[str], None]) -> Any:
+    """The run's evaluation, if it was made of the same theta, and its table as the card shows it."""
+    if not (run / EVALUATION).is_file():
         return None
-    found = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        found = document.read(run)
+    except RunError as error:
+        warn(f"the artefact has no evaluation: {error}")
+        return None
     if found.get("outer_step") != outer_step:
+        warn(f"the artefact has no evaluation: {run / EVALUATION} is of outer step {found.get('outer_step')}")
         return None
-    return {key: value for key, value in found.items() if key != "run"}  # a path of this machine
+    grid = tables.cells(found)
+    found.pop("run", None)  # a path of this machine
+    return found | {"table": {"head": grid.head, "rows": grid.rows}, "notes": tables.notes(found)}

@@ -13,20 +13,10 @@ import learned_opt
 from learned_opt import ArtefactError, load, push_to_hub, read
 from learned_opt.artefact import CARD, CONFIG, WEIGHTS
 
-CELL = {
-    "family": "a|b",
-    "horizon": 200,
-    "speed_up": 1.27,
-    "censored": True,
-    "ratio": 0.488,
-    "diverged": 0,
-    "final": {"learned": [0.1, 0.3], "adam": [0.5, 0.5], "adam_cosine": [0.4, None]},
-}
 EVALUATION = {
-    "format": "meta-train/evaluation",
-    "settings": {"num_seeds": 2},
-    "speed_up": {"mean": 1.97, "low": 1.6, "high": 2.9, "worst": 1.27},
-    "cells": [CELL, {**CELL, "family": "bad", "diverged": 1}],
+    "table": {"head": ["held-out task", "steps", "ratio"], "rows": [["a|b", 200, 0.4881], ["c", 500, None]]},
+    "notes": ["speed-up 1.97x", "diverged: 0%"],
+    "cells": [{"seeds": [1, 2, 3]}],
 }
 
 
@@ -37,7 +27,11 @@ def save(directory, **more):
         "theta": learned_opt.residual(hidden=2).init(jax.random.key(0)),
         "horizon": (100, 500),
         "provenance": {"outer_step": 7, "jax": "0.10"},
-        "config": {"tasks": [{"name": "image_mlp"}], "seed": 3, "mesh": {}},
+        "config": {
+            "tasks": [{"name": "image_mlp", "label": "small"}, {"name": "quadratic"}],
+            "seed": 3,
+            "mesh": {},
+        },
         "evaluation": EVALUATION,
     }
     learned_opt.save(directory, **(arguments | more))
@@ -190,10 +184,12 @@ def test_the_card_has_metadata_that_the_hub_reads_and_the_evaluation(saved):
     data = huggingface_hub.ModelCard(text).data.to_dict()
     assert data["library_name"] == "learned-opt"
     assert {"learned-optimizer", "optax", "residual"} <= set(data["tags"])
-    assert "| a\\|b | 200 | 0.2 | 0.5 | - | 0.488 | >= 1.27 |" in text
-    assert "| bad | 200 | 0.2 | 0.5 | - | 0.488 | 1 of 2 diverged |" in text
-    assert "1.97 (geometric mean; 95 % interval 1.60 to 2.90), worst cell 1.27; 2 seeds" in text
-    assert '| tasks | [{"name": "image_mlp"}] |' in text and "| outer_step | 7 |" in text
+    assert (
+        "| held-out task | steps | ratio |\n| --- | --- | --- |\n| a\\|b | 200 | 0.488 |\n| c | 500 | - |"
+        in text
+    )
+    assert "* speed-up 1.97x\n* diverged: 0%\n" in text and "seeds" not in text
+    assert "| tasks | image_mlp (small), quadratic |" in text and "| outer_step | 7 |" in text
     assert "mesh" not in text and "100 to 500" in text
     size = sum(x.size for x in jax.tree.leaves(read(saved).theta))
     assert f"{size} meta-parameters" in text

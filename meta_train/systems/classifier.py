@@ -29,8 +29,17 @@ class Classifier(NamedTuple):
     data: dict[str, Any]
 
 
-def classifier(dataset: str, hidden: tuple[int, ...], batch_size: int, objective: Objective) -> Classifier:
+def classifier(
+    dataset: str,
+    hidden: tuple[int, ...],
+    batch_size: int,
+    objective: Objective,
+    *,
+    initial_scale: float = 1.0,
+) -> Classifier:
     """The classifier of a data set (a name as in `tasks.datasets.load`).
+
+    `initial_scale`: factor on Haiku's initial matrices.
 
     Raises:
       ValueError: a data set that cannot be loaded, or a regression.
@@ -68,7 +77,11 @@ def classifier(dataset: str, hidden: tuple[int, ...], batch_size: int, objective
         return networks.cross_entropy(logits, labels)
 
     example = jnp.zeros((1, *stack.shape))
-    return Classifier(lambda key: net.init(key, example, None), loss, score, stack.data)
+
+    def init(key):
+        return networks.scaled(net.init(key, example, None), jnp.float32(initial_scale))
+
+    return Classifier(init, loss, score, stack.data)
 
 
 def worst_loss(objective: Objective) -> float:

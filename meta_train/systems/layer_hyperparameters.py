@@ -27,6 +27,7 @@ def layer_hyperparameters(
     objective: Objective = "valid",
     units: bool = True,
     rates: tuple[Annotated[float, Gt(0)], Annotated[float, Gt(0)]] = (1e-4, 1e-2),
+    initial_scale: Annotated[float, Gt(0)] = 1.0,
 ) -> OuterProblem:
     """29 hyperparameters of an MLP's training by SGD with momentum (Vicol et al. 2021, section 5.3).
 
@@ -45,6 +46,8 @@ def layer_hyperparameters(
         are differentiable.
       rates: theta begins with learning rates log-uniform between these, momenta uniform between 0.01 and 0.9
         and fractions of the units between 0.2 and 0.8.
+      initial_scale: factor on Haiku's initial matrices (variance 1 / fan-in); 2 keeps the size of
+        activations through ReLUs of which half are in use.
 
     Returns:
       A problem whose data is {"train": arrays, "valid": arrays}.
@@ -58,7 +61,7 @@ def layer_hyperparameters(
     """
     if rates[0] > rates[1]:
         raise ValueError(f"rates must be (low, high) with low <= high, got {rates}")
-    model = classifier(dataset, hidden, batch_size, objective)
+    model = classifier(dataset, hidden, batch_size, objective, initial_scale=initial_scale)
     treedef = jax.tree.structure(jax.eval_shape(model.init, jax.random.key(0)))
     tensors = treedef.num_leaves
     widths = jnp.asarray(hidden, jnp.float32)

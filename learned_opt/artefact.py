@@ -10,8 +10,6 @@ import hashlib
 import json
 import math
 import os
-import secrets
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +21,7 @@ import safetensors.numpy
 
 from learned_opt.base import LearnedOptimizer, Theta
 from learned_opt.card import model_card
+from learned_opt.directory import write_directory
 
 FORMAT = "learned-opt artefact"
 VERSION = 1
@@ -87,6 +86,7 @@ def save(
     Raises:
       ArtefactError: theta is not of the architecture, or not finite; the directory holds something else.
     """
+    directory = _to_be_written(directory)
     # safetensors writes the memory as it lies: a transposed view would come back scrambled.
     theta = jax.tree.map(lambda x: np.array(x, order="C"), theta)
     lopt = make_optimizer(name, options)
@@ -112,7 +112,7 @@ def save(
     content["sha256"] = _sha256(_encode(content))
     what = (architecture_named(name).__doc__ or name).partition("\n")[0]
     card = model_card(content, lopt, what).encode()
-    _write_directory(Path(directory), {WEIGHTS: weights, CONFIG: _encode(content), CARD: card})
+    write_directory(directory, {WEIGHTS: weights, CONFIG: _encode(content), CARD: card})
 
 
 def read(directory: str | os.PathLike) -> Artefact:
@@ -272,13 +272,13 @@ def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _write_directory(directory: Path, files: Mapping[str, bytes]) -> None:
-    """Makes or replaces a directory of exactly these files; a crash leaves the old one or the new one.
-
-    Whatever else is there is refused, lest something be lost, but for what the hub leaves.
-    """
+def _to_be_written(directory: str | os.PathLike) -> Path:
+    """The directory as an absolute path; refused if anything else than an artefact is there, lest it be lost."""
+    directory = Path(os.path.abspath(directory))
     if directory.exists() and not directory.is_dir():
         raise ArtefactError(f"{directory} is not a directory")
+    if directory == Path.cwd():
+        raise ArtefactError(f"{directory} is the current directory: write the artefact to another one")
     there = {p.name for p in directory.iterdir()} if directory.exists() else set()
     foreign = there - {WEIGHTS, CONFIG}
     if {WEIGHTS, CONFIG} <= there:
@@ -287,37 +287,4 @@ def _write_directory(directory: Path, files: Mapping[str, bytes]) -> None:
         raise ArtefactError(
             f"{directory} will not be overwritten: {min(foreign)} in it is not part of an artefact"
         )
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    suffix = secrets.token_hex(4)
-    new, old = (directory.with_name(f".{directory.name}.{word}-{suffix}") for word in ("new", "old"))
-    try:
-        new.mkdir()
-        for name, content in files.items():
-            _write(new / name, content)
-        if directory.exists():
-            directory.rename(old)
-        new.rename(directory)
-    except BaseException:
-        if old.exists() and not directory.exists():
-            old.rename(directory)
-        raise
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)
-    _sync(directory.parent)
-
-
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    _sync(path.parent)
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    return directory

@@ -25,6 +25,7 @@ from learned_opt.directory import write_directory
 
 FORMAT = "learned-opt artefact"
 VERSION = 1
+PRETRAINED = "pretrained:"
 WEIGHTS, CONFIG, CARD = "theta.safetensors", "config.json", "README.md"
 # What the Hugging Face Hub leaves beside an artefact that was downloaded.
 LEFT_BY_HUB = {".gitattributes", ".cache", ".huggingface"}
@@ -119,7 +120,8 @@ def read(directory: str | os.PathLike) -> Artefact:
     """Reads an artefact, checking all of it.
 
     Args:
-      directory: what `save` wrote, or "hub:user/name[@revision]", on the Hugging Face Hub.
+      directory: what `save` wrote, or "hub:user/name[@revision]", on the Hugging Face Hub, or
+        "pretrained:NAME", one that comes with this package.
 
     Returns:
       The artefact; `lopt.build(theta, num_steps)` is the optimizer.
@@ -151,7 +153,8 @@ def load(
 
     Args:
       directory: an artefact, as `save` or `meta-train export` write it, or "hub:user/name[@revision]",
-        one on the Hugging Face Hub, which is downloaded or taken from its cache.
+        one on the Hugging Face Hub, which is downloaded or taken from its cache, or "pretrained:NAME",
+        one that comes with this package.
       num_steps: the number of steps of the training to come; not needed by every architecture.
 
     Returns:
@@ -179,7 +182,20 @@ def _local(directory: str | os.PathLike) -> Path:
         from learned_opt import hub  # it imports this file
 
         return hub.download(directory)
+    if isinstance(directory, str) and directory.startswith(PRETRAINED):
+        return _packaged(directory.removeprefix(PRETRAINED))
     return Path(directory)
+
+
+def _packaged(name: str) -> Path:
+    """The directory of an optimizer that comes with this package, inside the installed package."""
+    home = Path(__file__).parent / "pretrained"
+    there = sorted(path.parent.name for path in home.glob(f"*/{CONFIG}"))
+    if name not in there:
+        raise ArtefactError(
+            f"{PRETRAINED}{name} is not among the packaged optimizers: {', '.join(there) or 'there are none'}"
+        )
+    return home / name
 
 
 def _horizon(horizon: int | list[int]) -> str:

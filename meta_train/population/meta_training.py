@@ -1,5 +1,6 @@
 """Meta-training itself as a member of a population: outer learning rate, sigma, clip are searched."""
 
+import copy
 from typing import Annotated, Any
 
 import jax
@@ -10,14 +11,17 @@ from annotated_types import Ge
 from learned_opt import LEARNED_OPTIMIZERS
 from meta_train import combine, perturb
 from meta_train import config as config_lib
+from meta_train.config_schema import RunConfig
 from meta_train.estimators import ESTIMATORS
-from meta_train.experiment import check_gradient, check_system, inner_system
+from meta_train.experiment import build_family, check_gradient, check_system, inner_system
 from meta_train.inner import Objective, inner_training
+from meta_train.outer_optimizer import optimizers
 from meta_train.population.base import Member, Trainer
-from meta_train.population.optimizers import numbers_of, others_of, searched_optimizer
+from meta_train.population.optimizers import PLACEHOLDER, numbers_of, others_of, searched_optimizer
+from meta_train.problems import ConfigError, join
 from meta_train.registry import build, option_parameters
 from meta_train.system import Rollout
-from tasks import TASKS, check_family
+from tasks import check_family
 
 SIGMA = "sigma"
 
@@ -46,11 +50,11 @@ def meta_training(
       ConfigError: what is wrong with the config.
       ValueError: `sigma` is searched with an estimator whose state does not hold it.
     """
-    settings = config_lib.parse(config)
+    settings = _settings(config, searched)
     lopt = build(LEARNED_OPTIMIZERS, settings.learned_optimizer)
     estimators, weights, data = {}, {}, {}
     for task in settings.tasks:
-        family = build(TASKS, task.spec)
+        family = build_family(task.spec, "tasks")
         check_family(family)
         system = inner_system(settings, family, lopt)
         check_system(system, lopt, family.data)
@@ -61,9 +65,10 @@ def meta_training(
     make = searched_optimizer(settings.outer_optimizer.spec, searched, settings.outer_steps)
     if SIGMA in searched:
         _check_sigma(estimator, lopt, settings.estimator["name"])
-    judges = [build(TASKS, spec) for spec in settings.selection.tasks or [t.spec for t in settings.tasks]]
+    judged = settings.selection.tasks or [task.spec for task in settings.tasks]
+    judges = [build_family(spec, "selection.tasks") for spec in judged]
     test_specs = () if isinstance(settings.evaluation.tasks, str) else settings.evaluation.tasks
-    tests = [build(TASKS, spec) for spec in test_specs]
+    tests = [build_family(spec, "evaluation.tasks") for spec in test_specs]
     score = _mean_log_loss(judges, lopt, horizon, num_seeds, 0)
     test_score = _mean_log_loss(tests, lopt, horizon, num_seeds, 1) if tests else None
     ema = settings.outer_optimizer.ema
@@ -107,6 +112,23 @@ def meta_training(
         restart=restart,
         test=test,
     )
+
+
+def _settings(config: dict[str, Any], searched: tuple[str, ...]) -> RunConfig:
+    """The run's config; what is searched need not be given in it. Problems are named `config.KEY`."""
+    filled = copy.deepcopy(config)
+    outer = filled.get("outer_optimizer")
+    if isinstance(outer, dict):
+        kind = str(outer.get("name", "adam"))
+        for name in set(searched) & set(numbers_of(kind) if kind in optimizers() else ()):
+            outer.setdefault(name, PLACEHOLDER)
+    try:
+        settings = config_lib.parse(filled)
+    except ConfigError as error:
+        raise ConfigError(p._replace(key=join("config", p.key)) for p in error.problems) from None
+    if any(task.stream is not None for task in settings.tasks):
+        raise ValueError("config must not stream data: members share what is on the device")
+    return settings
 
 
 def with_sigma(state: Any, sigma: Any) -> Any:

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import optax
 from annotated_types import Ge
 
+from meta_train.experiment import build_family
 from meta_train.population.base import Member, Trainer
 from meta_train.population.optimizers import numbers_of, others_of, searched_optimizer
-from meta_train.registry import Spec, build, option_parameters
-from tasks import TASKS, check_family
+from meta_train.registry import Spec, option_parameters
+from tasks import TASKS, check_family, expand
 
 FLOOR = 1e-8  # under the logarithm
 
@@ -31,7 +32,7 @@ def supervised(
 
     Args:
       searched: names of the hyperparameters that the population searches.
-      task: `{name: FAMILY, and options}`.
+      task: `{name: FAMILY, and options}`, or a named task; `augment` as in a run's config.
       optimizer: `{name: OPTIMIZER, and options}` as in optax; what is searched need not be given.
       test_task: a family with the same parameters on data that is neither trained nor selected on; its loss
         ("train" split) is reported at the end. Null for none.
@@ -41,11 +42,12 @@ def supervised(
     Raises:
       ConfigError, ValueError: what a factory refuses.
     """
-    family = build(TASKS, task, where="task")
+    task = expand(task)
+    family = build_family(task, "task")
     check_family(family)
     data: dict[str, Any] = {"train": family.data["train"], "valid": family.data["valid"]}
     if test_task is not None:
-        other = build(TASKS, test_task, where="test_task")
+        other = build_family(expand(test_task), "test_task")
         check_family(other)
         data["test"] = other.data["train"]
     make = searched_optimizer(optimizer, searched, 1)

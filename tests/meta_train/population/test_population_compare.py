@@ -147,9 +147,7 @@ def test_the_smoothing_is_scikit_learns_with_the_most_likely_kernel():
     y = np.random.default_rng(0).normal(size=40).cumsum()
     x, standard = np.linspace(0, 1, 40)[:, None], (y - y.mean()) / y.std()
     fits = [
-        GaussianProcessRegressor(RBF(scale) + WhiteKernel(noise**2), alpha=0, **{"optimizer": None}).fit(
-            x, standard
-        )
+        GaussianProcessRegressor(RBF(scale) + WhiteKernel(noise**2), alpha=0, optimizer=None).fit(x, standard)
         for scale in compare.LENGTH_SCALES
         for noise in compare.NOISES
     ]

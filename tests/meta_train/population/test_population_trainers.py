@@ -1,0 +1,186 @@
+"""What can be a member: each trainer against the same training done by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from meta_train.population import engine as engine_lib
+from meta_train.population.base import Member, Rhythm, Trainer
+from meta_train.population.engine import Copy, engine
+from meta_train.population.meta_training import meta_training, with_sigma
+from meta_train.population.supervised import supervised
+from meta_train.problems import ConfigError
+from tasks import TASKS
+
+TASK = {"name": "image_mlp", "hidden": [4], "batch_size": 8, "datasets": ["digits[:100]"]}
+F32 = np.float32
+
+
+def test_a_supervised_member_is_plain_training_with_its_own_hypers():
+    trainer = supervised(
+        ("learning_rate", "weight_decay"), task=TASK, optimizer={"name": "adamw"}, num_valid_batches=2
+    )
+    run = engine(trainer, 2, Rhythm(4, 2))
+    hypers = {"learning_rate": np.array([0.01, 0.1], F32), "weight_decay": np.array([0.5, 0.0], F32)}
+    members = run.init(jax.random.key(0), hypers)
+    first = jax.device_get(members.weights)
+    after, scores = run.train(members, hypers, jax.random.key(1), np.int32(3), trainer.data)
+
+    family = TASKS["image_mlp"](hidden=(4,), batch_size=8, datasets=("digits[:100]",))
+    task = family.task(family.sample(jax.random.split(jax.random.key(0))[0]))
+
+    @jax.jit
+    def by_hand(params, rate, decay, keys):
+        opt = optax.adamw(rate, weight_decay=decay)
+
+        def step(carry, key):
+            params, state = carry
+            updates, state = opt.update(jax.grad(task.loss)(params, key, family.data["train"]), state, params)
+            return (optax.apply_updates(params, updates), state), None
+
+        return jax.lax.scan(step, (params, opt.init(params)), keys)[0][0]
+
+    for m in range(2):
+        keys = jax.random.split(jax.random.fold_in(jax.random.fold_in(jax.random.key(1), m), 3), 4)
+        given = jax.tree.map(lambda x, m=m: x[m], (first, hypers["learning_rate"], hypers["weight_decay"]))
+        for a, b in zip(*map(jax.tree.leaves, (by_hand(*given, keys), after.weights)), strict=True):
+            np.testing.assert_allclose(a, b[m], rtol=2e-4, atol=1e-5)
+    assert scores.shape == (2, 2) and np.isfinite(scores).all()
+
+
+META = {
+    "outer_steps": 10,
+    "tasks": [{"name": "quadratic", "dim": 2}],
+    "learned_optimizer": {"name": "learnable_adam"},
+    "inner": {"unroll_length": 4},
+    "estimator": {"name": "nres", "num_particles": 2, "truncation_length": 2, "sigma": 0.01},
+    "outer_optimizer": {"name": "adam", "clip_norm": 1.0},
+}
+
+
+@pytest.fixture(scope="module")
+def meta():
+    trainer = meta_training(("learning_rate", "sigma"), config=META, horizon=4, num_seeds=1)
+    return trainer, engine(trainer, 2, Rhythm(4, 2))
+
+
+def test_members_of_a_meta_training_have_their_own_outer_rate_and_sigma(meta):
+    trainer, run = meta
+    hypers = {"learning_rate": np.array([0.0, 0.1], F32), "sigma": np.array([0.05, 0.2], F32)}
+    members = run.init(jax.random.key(0), hypers)
+    before = jax.device_get(members.weights["theta"])
+    after, scores = run.train(members, hypers, jax.random.key(1), np.int32(0), trainer.data)
+    pairs = list(zip(*map(jax.tree.leaves, (before, after.weights["theta"])), strict=True))
+    moved = [any((x[m] != y[m]).any() for x, y in pairs) for m in range(2)]
+    assert moved == [False, True]
+    sigmas = [x for path, x in jax.tree_util.tree_leaves_with_path(after.inner) if name_of(path) == "sigma"]
+    assert sigmas and all((np.asarray(x) == np.array([[0.05], [0.2]], F32)).all() for x in sigmas)
+    assert np.isfinite(scores).all()
+
+
+def name_of(path):
+    return getattr(path[-1], "name", "")
+
+
+def test_a_sigma_is_written_where_the_estimator_keeps_it_and_nowhere_else(meta):
+    trainer, _ = meta
+    given = {"learning_rate": jnp.float32(0.1), "sigma": jnp.float32(0.2)}
+    shapes = jax.eval_shape(trainer.init, jax.random.key(0), given).inner
+    state = jax.tree.map(lambda x: x if "key" in str(x.dtype) else np.zeros(x.shape, x.dtype), shapes)
+    for path, x in jax.tree_util.tree_leaves_with_path(with_sigma(state, 0.2)):
+        if isinstance(x, np.ndarray | jax.Array):
+            assert (x == (np.float32(0.2) if name_of(path) == "sigma" else 0)).all()
+
+
+def test_inner_problems_that_are_not_copied_begin_anew(meta):
+    trainer, _ = meta
+    run = engine(trainer, 2, Rhythm(4, 2), copy=Copy(inner=False))
+    hypers = {"learning_rate": np.array([0.1, 0.1], F32), "sigma": np.array([0.1, 0.1], F32)}
+    members = run.gather(run.init(jax.random.key(0), hypers), np.array([0, 0], np.int32))
+    flags = [
+        x for path, x in jax.tree_util.tree_leaves_with_path(members.inner) if name_of(path) == "diverged"
+    ]
+    assert flags and all(not np.asarray(x)[0].any() and np.asarray(x)[1].all() for x in flags)
+
+
+@pytest.mark.parametrize(
+    ("searched", "options", "message"),
+    [
+        (
+            ("sigma",),
+            {"estimator": {"name": "tbptt", "truncation_length": 2}},
+            "^sigma is not in the state of",
+        ),
+        ((), {"estimator": {"name": "nres", "truncation_length": 3}}, "truncation_length"),
+        ((), {"outer_optimizer": {"name": "adam"}}, "learning_rate"),
+    ],
+)
+def test_a_meta_training_that_cannot_work_is_refused(searched, options, message):
+    config = META | {"outer_optimizer": {"name": "adam", "learning_rate": 0.1}} | options
+    with pytest.raises((ConfigError, ValueError), match=message):
+        meta_training(searched, config=config)
+
+
+# The engine, on a trainer whose arithmetic is exact.
+
+
+def counter():
+    """Adds `hypers["rate"]` and a random bit at every step."""
+
+    def step(member, hypers, key, data):
+        w = member.weights + hypers["rate"] + jax.random.bernoulli(key).astype(jnp.float32)
+        return Member(w, member.opt_state + 1, member.inner + 1)
+
+    return Trainer(
+        init=lambda key, hypers: Member(jnp.zeros([]), jnp.zeros([]), jnp.zeros([])),
+        step=step,
+        score=lambda member, data: member.weights,
+        hypers=("rate",),
+    )
+
+
+HYPERS = {"rate": np.arange(4, dtype=F32)}
+
+
+def advance(run):
+    members = run.init(jax.random.key(0), HYPERS)
+    return run.train(members, HYPERS, jax.random.key(1), np.int32(0), ())
+
+
+def test_members_on_several_devices_or_in_chunks_are_the_same_bits():
+    run = engine(counter(), 4, Rhythm(6, 2))
+    members, scores = advance(run)
+    assert scores.shape == (4, 3)
+    for other in (
+        engine(counter(), 4, Rhythm(6, 2), mesh=engine_lib.member_mesh(4, 4)),
+        engine(counter(), 4, Rhythm(6, 2), mesh=engine_lib.member_mesh(2, 4), chunk=1),
+        engine(counter(), 4, Rhythm(6, 2), chunk=3),
+    ):
+        same, found = advance(other)
+        np.testing.assert_array_equal(scores, found)
+        np.testing.assert_array_equal(members.weights, same.weights)
+        source = np.array([3, 1, 1, 0], np.int32)
+        np.testing.assert_array_equal(other.gather(same, source).weights, np.asarray(members.weights)[source])
+
+
+@pytest.mark.parametrize("part", ["weights", "opt_state", "inner"])
+def test_only_the_parts_that_are_asked_for_are_copied(part):
+    run = engine(counter(), 2, Rhythm(2, 2), copy=Copy(**{part: False}))
+    members = Member(*(jnp.array([1.0, 2.0]) for _ in range(3)))
+    after = run.gather(members, np.array([1, 1], np.int32))._asdict()
+    for name, value in after.items():
+        assert value.tolist() == ([1, 2] if name == part else [2, 2])
+
+
+@pytest.mark.parametrize(
+    ("devices", "members", "message"),
+    [
+        (3, 4, "^mesh.members must divide the 4 members, got 3$"),
+        (99, 99, "^mesh.members must be between 1 and 4, the devices there are, got 99$"),
+    ],
+)
+def test_a_mesh_that_does_not_fit_is_refused(devices, members, message):
+    with pytest.raises(ValueError, match=message):
+        engine_lib.member_mesh(devices, members)

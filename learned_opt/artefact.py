@@ -289,7 +289,7 @@ def _sha256(content: bytes) -> str:
 
 
 def _to_be_written(directory: str | os.PathLike) -> Path:
-    """The directory as an absolute path; refused if anything else than an artefact is there, lest it be lost."""
+    """The directory as an absolute path; refused if it holds anything but an artefact, lest that be lost."""
     directory = Path(os.path.abspath(directory))
     if directory.exists() and not directory.is_dir():
         raise ArtefactError(f"{directory} is not a directory")

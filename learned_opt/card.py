@@ -76,7 +76,11 @@ def _names(value: Any) -> Any:
     """Of a list of named things, such as task families, the names and labels."""
     if not isinstance(value, list) or not all(isinstance(x, Mapping) and "name" in x for x in value):
         return value
-    return ", ".join(f"{x['name']} ({x['label']})" if x.get("label") else str(x["name"]) for x in value)
+    return ", ".join(dict.fromkeys(_named(x["name"], x.get("label")) for x in value))
+
+
+def _named(name: str, label: str | None) -> str:
+    return f"{name} ({label})" if label not in (None, name) else name
 
 
 def _facts(content: Mapping[str, Any]) -> list[tuple[str, Any]]:

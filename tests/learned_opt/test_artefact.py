@@ -194,6 +194,15 @@ def test_what_the_hub_leaves_is_replaced_only_beside_an_artefact(artefact, tmp_p
         write(tmp_path / "project")
 
 
+def test_the_current_directory_is_not_replaced(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in (".", "../" + tmp_path.name):
+        with pytest.raises(ArtefactError, match="is the current directory: write the artefact to another"):
+            write(name)
+    write("lo/")
+    assert read("lo").name == NAME
+
+
 def test_a_transposed_view_makes_the_round_trip(tmp_path):
     theta = jax.tree.map(np.asarray, learned_opt.residual(**OPTIONS).init(jax.random.key(3)))
     theta["nn"]["~"]["w0"] = np.asfortranarray(theta["nn"]["~"]["w0"])

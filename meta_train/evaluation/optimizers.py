@@ -77,7 +77,7 @@ def learned(name: str, lopt: LearnedOptimizer, theta: Any, trials: int = 1) -> C
     }
     return Contestant(
         name,
-        name,
+        f"learned:{name}",  # not that of a rival, whatever its name is
         build,
         settings,
         tuple(float(x) for x in factors),

@@ -128,3 +128,8 @@ def test_the_command_evaluates_and_ranks_an_artefact_and_an_optimizer_of_optax(c
     Path("f.json").rename("a/evaluation.json")
     assert cli.command(["leaderboard", "a", "b", "--out", "board"]) == 0
     assert "optax:adam" in capsys.readouterr().out and Path("board/leaderboard.html").is_file()
+
+
+def test_an_artefact_named_like_a_rival_is_not_run_by_its_program():
+    artefact("adam")
+    assert open_source("adam").contestant(1).program != open_source("optax:adam").contestant(1).program

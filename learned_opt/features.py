@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.lax import rsqrt
 
+from learned_opt.rounding import stochastic_bfloat16
+
 TIMESCALES = (1, 3, 10, 30, 100, 300, 1e3, 3e3, 1e4, 3e4, 1e5)  # in steps
 FRACTIONS = (0.03, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0, 1.1)  # of the inner training
 
@@ -156,21 +158,6 @@ def _narrow(acc: Accumulators, dtype: StateDtype, count: Any = 0) -> Accumulator
         for i, x in enumerate((acc.momentum, acc.rms))
     )
     return acc._replace(momentum=momentum, rms=rms)
-
-
-def stochastic_bfloat16(x: jax.Array, salt: Any) -> jax.Array:
-    """f32[*P] rounded up or down at random, right on average: else decays above 1 - 2^-9 move nothing.
-
-    The noise is a hash of the index and the salt (i32[]); derivatives pass through.
-    """
-    index = jnp.uint32(salt) * jnp.uint32(0x9E3779B9)
-    for axis, size in enumerate(x.shape):
-        index = index * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
-    for factor in (0x85EBCA6B, 0xC2B2AE35):  # of MurmurHash3
-        index = (index ^ (index >> 16)) * jnp.uint32(factor)
-    bits = jax.lax.bitcast_convert_type(x, jnp.uint32) + (index >> 16)
-    rounded = jax.lax.bitcast_convert_type(bits & jnp.uint32(0xFFFF0000), jnp.float32)
-    return (x + jax.lax.stop_gradient(rounded - x)).astype(jnp.bfloat16)
 
 
 def accumulate(acc: Accumulators, grad: jax.Array, decays: Decays) -> Accumulators:

@@ -7,6 +7,7 @@ jax and numpy alone: what else a system needs (haiku, a task's data, scikit-lear
 from meta_train.systems.character_lstm import character_lstm
 from meta_train.systems.layer_hyperparameters import layer_hyperparameters
 from meta_train.systems.linear_influence import linear_influence
+from meta_train.systems.lorenz import lorenz
 from meta_train.systems.mlp_schedule import mlp_schedule
 from meta_train.systems.outer_problem import OuterProblem
 from meta_train.systems.ridge import ridge
@@ -17,6 +18,7 @@ SYSTEMS = {
     "character_lstm": character_lstm,
     "layer_hyperparameters": layer_hyperparameters,
     "linear_influence": linear_influence,
+    "lorenz": lorenz,
     "mlp_schedule": mlp_schedule,
     "ridge": ridge,
     "swimmer": swimmer,

@@ -21,8 +21,10 @@ class LearnedOptimizer(NamedTuple):
       needs: what `build` and `update` cannot do without, a subset of {"num_steps", "value"}:
         the horizon, and the training loss (passed to `update` by optax's extra-args
         convention, `value=loss`).
+      trained: the keys of theta that meta-training moves, all else being frozen; () for all.
     """
 
     init: Callable[[jax.Array], Theta]
     build: Callable[[Theta, Any], optax.GradientTransformationExtraArgs]
     needs: tuple[str, ...] = ()
+    trained: tuple[str, ...] = ()

@@ -25,9 +25,9 @@ def celo(
 
     `p <- p - step_mult * r * |p| * o_0 * exp(exp_mult * o_1)`
 
-    o and |p| as VeLO's. In phase 1, r = 1: meta-train the MLP, `ff_mod_stack`. In phase 2,
+    o and |p| as VeLO's. In phase 1, r = 1: only the MLP, `ff_mod_stack`, is meta-trained. In phase 2,
     `r = 0.1 exp(h)` comes from an LSTM that sees the fraction of the training and the history of the
-    loss: meta-train `rnn_params` and `lstm_init_state`. As every tensor sees the same, r is one
+    loss: only `rnn_params` and `lstm_init_state` are meta-trained. As every tensor sees the same, r is one
     schedule for all.
     theta is the same in both phases (VeLO's tree with 18 LSTM inputs and a bank of one).
 
@@ -43,10 +43,9 @@ def celo(
     Returns:
       The learned optimizer; it needs the horizon (num_steps) and the loss (value). State as VeLO's.
 
-    Source: arXiv 2501.12670 and its code. Differs from it in: what is frozen in a phase is for the outer
-    optimizer to mask.
+    Source: arXiv 2501.12670 and its code. Differs from it in: nothing.
     """
-    return hypernetwork_optimizer(
+    lopt = hypernetwork_optimizer(
         "celo",
         lstm_hidden=lstm_hidden,
         bank=1,
@@ -59,3 +58,4 @@ def celo(
         fused_from=fused_from,
         state_dtype=state_dtype,
     )
+    return lopt._replace(trained=("ff_mod_stack",) if phase == 1 else ("rnn_params", "lstm_init_state"))

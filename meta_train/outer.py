@@ -51,6 +51,7 @@ def make_outer_step(
     *,
     steps_per_call: int = 1,
     ema: float = 0.0,
+    trained: tuple[str, ...] = (),
 ) -> OuterStep:
     """Compiles the outer loop's body: estimate, update, average.
 
@@ -60,7 +61,14 @@ def make_outer_step(
       optimizer: outer optimizer, updates to be added to theta.
       steps_per_call: outer steps of one call; nothing returns to the host between them.
       ema: decay of theta's moving average over outer steps, in [0, 1); 0 for none.
+      trained: the keys of theta that are moved; () for all. The others have gradient 0 and are left alone
+        by the optimizer (by its weight decay too).
     """
+
+    def unfrozen(tree):
+        if not trained:
+            return tree
+        return {k: x if k in trained else jax.tree.map(jnp.zeros_like, x) for k, x in tree.items()}
 
     def init(key):
         key_theta, key_estimator, key = jax.random.split(key, 3)
@@ -74,7 +82,9 @@ def make_outer_step(
     def one_step(state, data):
         key = jax.random.fold_in(state.key, state.outer_step)
         estimate, estimator_state = estimator.estimate(state.theta, state.estimator_state, key, data)
+        estimate = estimate._replace(grad=unfrozen(estimate.grad))
         updates, opt_state = optimizer.update(estimate.grad, state.opt_state, state.theta)
+        updates = unfrozen(updates)
         theta = optax.apply_updates(state.theta, updates)
         theta_ema = perturb.mix(ema, state.theta_ema, theta)
         numbers = estimate._replace(

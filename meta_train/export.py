@@ -50,7 +50,7 @@ def export_run(run: Path, out: Path, warn: Callable[[str], None] = print) -> Ite
 
 
 def _evaluation(run: Path, outer_step: int, warn: Callable[[str], None]) -> Any:
-    """The run's evaluation, if it was made of the same theta, and its table as the card shows it."""
+    """The summary of the run's evaluation, if it was made of the same theta."""
     if not (run / EVALUATION).is_file():
         return None
     try:
@@ -61,6 +61,4 @@ def _evaluation(run: Path, outer_step: int, warn: Callable[[str], None]) -> Any:
     if found.get("outer_step") != outer_step:
         warn(f"the artefact has no evaluation: {run / EVALUATION} is of outer step {found.get('outer_step')}")
         return None
-    grid = tables.cells(found)
-    found.pop("run", None)  # a path of this machine
-    return found | {"table": {"head": grid.head, "rows": grid.rows}, "notes": tables.notes(found)}
+    return tables.summary(found)

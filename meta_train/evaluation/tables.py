@@ -131,6 +131,15 @@ def notes(doc: dict[str, Any]) -> list[str]:
     return lines
 
 
+def summary(doc: dict[str, Any]) -> dict[str, Any]:
+    """What a small artefact keeps of an evaluation: the headline, both tables as text, the notes."""
+    kept = ("format", "version", "speed_up", "divergence_rate", "wrong_horizon", "settings", "environment")
+    found = {key: doc[key] for key in (*kept, "tasks", "rings_version") if key in doc}
+    for key, grid in (("table", cells(doc)), ("comparisons", scores(doc))):
+        found[key] = {"head": grid.head, "rows": grid.rows}
+    return found | {"notes": notes(doc)}
+
+
 def rings(doc: dict[str, Any]) -> list[str]:
     """The rings that the cells belong to."""
     return list(dict.fromkeys(cell["ring"] for cell in doc["cells"]))

@@ -10,7 +10,7 @@ import numpy as np
 from meta_train.hooks import RunError
 from meta_train.population import lineage
 from meta_train.population.base import Rhythm, Trainer
-from meta_train.population.engine import engine, to_device
+from meta_train.population.engine import Engine, engine, to_device
 from meta_train.population.evolve import fitness_of
 from meta_train.population.lineage import Schedule
 from meta_train.population.run import build_population, load_config
@@ -42,13 +42,26 @@ def replay(
     num_seeds: int = 5,
     seed: int = 0,
 ) -> Replay:
-    """Trains fresh members with a schedule of hypers, name -> f64[rounds], one value a round."""
-    run = engine(trainer, num_seeds, rhythm)
+    """Trains fresh members, one per seed, with a schedule of hypers: name -> f64[rounds]."""
+    given = {name: np.tile(np.asarray(v)[:, None], num_seeds) for name, v in hypers.items()}
+    return scheduled(engine(trainer, num_seeds, rhythm), trainer, space, rhythm, given, seed=seed)
+
+
+def scheduled(
+    run: Engine,
+    trainer: Trainer,
+    space: Space,
+    rhythm: Rhythm,
+    hypers: dict[str, np.ndarray],
+    *,
+    seed: int = 0,
+) -> Replay:
+    """Trains the members of an engine, each with a schedule of its own: name -> f64[rounds, members]."""
     key = jax.random.fold_in(jax.random.key(seed), REPLAY_STREAM)
     rounds = len(next(iter(hypers.values())))
 
     def at(number):
-        return to_device(space, {name: np.full(num_seeds, values[number]) for name, values in hypers.items()})
+        return to_device(space, {name: values[number] for name, values in hypers.items()})
 
     members, found = run.init(jax.random.fold_in(key, 0), at(0)), []
     for number in range(rounds):

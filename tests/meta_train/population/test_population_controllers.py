@@ -93,7 +93,7 @@ def test_the_t_test_copies_only_what_is_significantly_better():
 
 
 def test_quantiles_that_meet_are_refused():
-    with pytest.raises(ValueError, match="^top \\+ bottom must be <= 1, got 0.6 \\+ 0.5$"):
+    with pytest.raises(ValueError, match="^top must be at most 1 - bottom .0.5., got 0.6$"):
         truncation(top=0.6, bottom=0.5)
 
 

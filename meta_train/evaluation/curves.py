@@ -103,7 +103,7 @@ def trainer(
     """
     families = [families] if isinstance(families, TaskFamily) else list(families)
     family = families[0]
-    device = jax.devices()[0] if device is None else device
+    device = jax.local_devices()[0] if device is None else device
     has_valid = num_valid_batches > 0 and "valid" in family.data
 
     def run_one(setting, shared, key, num_steps, stops, data):

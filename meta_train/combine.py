@@ -13,17 +13,25 @@ AXIS = "particles"
 
 
 def particle_mesh(num_devices: int) -> Mesh:
-    """A mesh of the first `num_devices` devices with the one axis that `shard` splits particles over.
+    """A mesh of `num_devices` devices with the one axis that `shard` splits particles over.
+
+    With several processes each gives equally many of its devices.
 
     Raises:
-      ValueError: more devices than there are.
+      ValueError: more devices than there are, or not equally many of every process.
     """
-    devices = jax.devices()
-    if not 1 <= num_devices <= len(devices):
+    processes, here = jax.process_count(), jax.devices()
+    if not 1 <= num_devices <= len(here):
         raise ValueError(
-            f"mesh.particles must be between 1 and {len(devices)}, the devices there are, got {num_devices}"
+            f"mesh.particles must be between 1 and {len(here)}, the devices there are, got {num_devices}"
         )
-    return jax.make_mesh((num_devices,), (AXIS,), axis_types=(AxisType.Auto,), devices=devices[:num_devices])
+    if num_devices % processes:
+        raise ValueError(
+            f"mesh.particles must be a multiple of the number of processes ({processes}), got {num_devices}"
+        )
+    each = num_devices // processes
+    devices = [d for i in range(processes) for d in [d for d in here if d.process_index == i][:each]]
+    return jax.make_mesh((num_devices,), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
 
 
 def shard(

@@ -127,8 +127,8 @@ class Selection(Section):
     """Outer steps between scores; null for none: then the last checkpoint is the one to use."""
     tasks: tuple[Spec, ...] = ()
     """Task families to score on: not those of `tasks`, and not those that `evaluation` reports."""
-    horizons: Annotated[tuple[Count, ...], MinLen(1)] = (200, 500)
-    """Inner steps to train for."""
+    horizons: Annotated[tuple[Annotated[int, Ge(20)], ...], MinLen(1)] = (200, 500)
+    """Inner steps to train for; the score is the loss of the last 20 of them."""
     num_seeds: Count = 3
     """Inner trainings per task and horizon."""
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from learned_opt import LEARNED_OPTIMIZERS, LearnedOptimizer
-from meta_train import combine
+from meta_train import combine, hosts
 from meta_train.config import RunConfig
 from meta_train.config_schema import TrainingTask
 from meta_train.estimators import ESTIMATORS, GradientEstimator
@@ -87,9 +87,10 @@ def assemble(config: RunConfig) -> Experiment:
         outer_optimizer(config.outer_optimizer.spec, config.outer_steps, "outer_optimizer"),
         steps_per_call=steps_per_call,
         ema=config.outer_optimizer.ema,
+        trained=lopt.trained,
     )
     data = {label: family.data for label, family in families.items()}
-    data = jax.device_put(data, NamedSharding(mesh, PartitionSpec()))
+    data = jax.device_put(hosts.global_array(data), NamedSharding(mesh, PartitionSpec()))
     return Experiment(config, lopt, families, estimator, outer, data, streams, mesh, steps_per_call)
 
 

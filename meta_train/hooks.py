@@ -24,6 +24,10 @@ class RunError(Exception):
     """A run that cannot go on; one line says why and what is left."""
 
 
+class LostProcess(RunError):
+    """Another process of the run is gone, and this one cannot go on without it."""
+
+
 class Interrupted(Exception):
     """Somebody asked the run to stop (Ctrl-C, SIGTERM); its state at `step` is saved."""
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from meta_train import config as config_lib
-from meta_train import hooks
+from meta_train import hooks, hosts
 from meta_train.checkpoint import CheckpointError, Checkpoints
 from meta_train.config import RunConfig
 from meta_train.experiment import Experiment, assemble, selection_families
@@ -84,12 +85,16 @@ def run(
     """
     began = time.perf_counter()
     set_up_jax(config)
+    hosts.agree("config", config_lib.digest(config))
+    if not hosts.is_first():
+        display = SILENT
     experiment = assemble(config)
     families = selection_families(config)
-    directory = prepare(directory, config, resume)
+    directory = hosts.first_then_all(lambda: prepare(directory, config, resume or not hosts.is_first()))
     checkpoints, best = open_checkpoints(directory, config.checkpoint.max_to_keep, display.warn)
     with checkpoints, best, stop_signals() as asked_to_stop:
-        state = experiment.outer.init(jax.random.key(config.seed))
+        # From a number, which every process has; a key would be an array of one of them.
+        state = jax.jit(lambda seed: experiment.outer.init(jax.random.key(seed)))(np.uint32(config.seed))
         done, meta = 0, {}
         restored = checkpoints.restore(state) if resume else None
         if restored is not None:
@@ -125,6 +130,13 @@ def run(
                         hook(step, state, metrics)
             except hooks.RunError as error:
                 raise hooks.RunError(f"{error}; {_what_is_left(checkpoints)}") from error
+            except (jax.errors.JaxRuntimeError, ValueError) as error:
+                if not hosts.several():
+                    raise
+                left = _what_is_left(checkpoints)
+                raise hooks.LostProcess(
+                    f"another process of the run is gone ({_line(error)}); {left}"
+                ) from error
     return Result(directory, config.outer_steps, state.theta_ema, start_seconds, time.perf_counter() - began)
 
 
@@ -170,13 +182,21 @@ def _select_hook(experiment: Experiment, families, best, writer, display) -> hoo
     except CheckpointError as error:  # the best one is a convenience: a damaged one must not stop a run
         display.warn(f"{error}: starting to look for the best anew")
         so_far = None
+    on_host = hosts.global_array
     best_score = float("inf") if so_far is None else so_far.meta["score"]
-    return hooks.every(selection.every, hooks.select(score, best, writer, best_score, display.row), last=last)
+    return hooks.every(
+        selection.every,
+        hooks.select(lambda theta: score(on_host(theta)), best, writer, best_score, display.row),
+        last=last,
+    )
 
 
 @contextlib.contextmanager
 def _writer(config, directory, resume_step, wandb_id, display) -> Iterator[Writer]:
     """metrics.jsonl and Weights & Biases; closed in any case."""
+    if not hosts.is_first():
+        yield all_of([])
+        return
     wandb = config.logging.wandb
     writer = all_of(
         [
@@ -218,10 +238,14 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
         yield lambda: False
         return
     try:
-        yield lambda: bool(came)
+        yield lambda: hosts.anybody(bool(came))
     finally:
         for number, old in before.items():
             signal.signal(number, old)
+
+
+def _line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def _what_is_left(checkpoints: Checkpoints) -> str:

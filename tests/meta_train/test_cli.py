@@ -14,6 +14,7 @@ import pytest
 
 import learned_opt
 from meta_train import cli
+from meta_train.commands import listing
 from meta_train.run_directory import load_trained
 
 CONFIG = """
@@ -131,7 +132,7 @@ def test_a_wrong_directory_is_one_line_and_exit_code_1(capsys, argv, words):
     assert len(lines) == 1 and words in lines[0]
 
 
-@pytest.mark.parametrize("kind", cli.KINDS)
+@pytest.mark.parametrize("kind", listing.KINDS)
 def test_list_names_everything_and_describe_describes_it(capsys, kind):
     assert cli.command(["list", kind, "--json", "list.json"]) == 0
     printed = capsys.readouterr().out

@@ -1,0 +1,24 @@
+"""`meta-train export`."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+def add(commands: Any) -> None:
+    """Declares the command and its options."""
+    export = commands.add_parser(
+        "export", help="write a run's optimizer as a small artefact for learned_opt.load"
+    )
+    export.add_argument("run", type=Path, metavar="RUN", help="directory of a run")
+    export.add_argument("--out", type=Path, required=True, metavar="DIR", help="directory of the artefact")
+    export.set_defaults(command=export_command)
+
+
+def export_command(args: argparse.Namespace) -> int:
+    """`meta-train export`."""
+    from meta_train.export import export_run
+
+    for line in export_run(args.run, args.out):
+        print(line)
+    return 0

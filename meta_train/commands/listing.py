@@ -1,0 +1,72 @@
+"""`meta-train list` and `meta-train describe`: what a config can name."""
+
+import argparse
+from typing import Any
+
+from meta_train.commands.output import write_json
+
+KINDS = ("tasks", "named", "augmentations", "estimators", "optimizers", "systems")
+
+
+def add(commands: Any) -> None:
+    """Declares the two commands and their options."""
+    listing = commands.add_parser("list", help="what a config can name")
+    listing.add_argument("kind", choices=KINDS, metavar="|".join(KINDS))
+    listing.add_argument("--json", metavar="FILE", help="write it to FILE")
+    listing.set_defaults(command=list_command)
+
+    describe = commands.add_parser(
+        "describe", help="docstring, options and defaults of a name, or of `config`"
+    )
+    describe.add_argument("name", metavar="NAME")
+    describe.set_defaults(command=describe_command)
+
+
+def registries() -> dict[str, dict[str, Any]]:
+    """The registries by the names that the command line gives them."""
+    from meta_train.config_checks import default_registries
+    from meta_train.systems import SYSTEMS
+
+    found = default_registries()
+    return {
+        "tasks": found.tasks,
+        "augmentations": found.augmentations,
+        "estimators": found.estimators,
+        "optimizers": found.learned_optimizers,
+        "systems": SYSTEMS,
+    }
+
+
+def list_command(args: argparse.Namespace) -> int:
+    """`meta-train list`."""
+    from meta_train.describe import split_docstring
+    from meta_train.problems import show
+    from tasks import NAMED
+
+    if args.kind == "named":  # tasks by one word: what a config may write instead of the options
+        summaries = {name: show(spec, 200) for name, spec in NAMED.items()}
+    else:
+        summaries = {name: split_docstring(factory)[0] for name, factory in registries()[args.kind].items()}
+    width = max(map(len, summaries))
+    for name, summary in sorted(summaries.items()):
+        print(f"{name:{width}}  {summary}")
+    write_json(args.json, summaries)
+    return 0
+
+
+def describe_command(args: argparse.Namespace) -> int:
+    """`meta-train describe`."""
+    from meta_train.config import RunConfig
+    from meta_train.describe import describe, describe_model, render
+    from meta_train.problems import show
+    from tasks import NAMED
+
+    if args.name == "config":
+        print(render(describe_model(RunConfig, "config")), end="")
+        return 0
+    everything = {name: factory for registry in registries().values() for name, factory in registry.items()}
+    if args.name in NAMED:
+        print(f"{args.name}: a task by one word, for {show(NAMED[args.name], 200)}\n")
+        args.name = NAMED[args.name]["name"]
+    print(render(describe(everything, args.name)), end="")
+    return 0

@@ -1,0 +1,92 @@
+"""`meta-train run`."""
+
+import argparse
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from meta_train.commands.output import write_json
+
+
+def add(commands: Any) -> None:
+    """Declares the command and its options."""
+    run = commands.add_parser("run", help="meta-train as a config file says")
+    run.add_argument("config", metavar="CONFIG", help="a YAML file")
+    run.add_argument("overrides", nargs="*", metavar="key.sub=value", help="replaces one value of the config")
+    run.add_argument(
+        "--out", type=Path, metavar="DIR", help="directory of the run (default: runs/CONFIG's name)"
+    )
+    run.add_argument("--resume", action="store_true", help="go on with the run in that directory")
+    run.add_argument("--dry-run", action="store_true", help="print the resolved config and what it will take")
+    run.add_argument("--json", metavar="FILE", help="write what was measured to FILE")
+    run.add_argument(
+        "--profile", type=Path, metavar="DIR", help="write a JAX trace of a few outer steps to DIR"
+    )
+    several = run.add_argument_group("several processes, with one command line each (docs/scale.md)")
+    several.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 is")
+    several.add_argument("--num-processes", type=int, metavar="P", help="how many there are")
+    several.add_argument("--process-id", type=int, metavar="I", help="which one this is, 0 to P - 1")
+    several.add_argument(
+        "--distributed", action="store_true", help="let JAX find the cluster (Slurm, Open MPI, TPU, ...)"
+    )
+    several.add_argument(
+        "--heartbeat", type=int, default=30, metavar="S", help="seconds until a silent process counts as dead"
+    )
+    run.set_defaults(command=run_command)
+
+
+def run_command(args: argparse.Namespace) -> int:
+    """`meta-train run`."""
+    from meta_train import config as config_lib
+    from meta_train import hosts, train
+    from meta_train.display import progress_display
+
+    if args.distributed or args.coordinator or args.num_processes or args.process_id is not None:
+        hosts.join(args.coordinator, args.num_processes, args.process_id, args.heartbeat, args.distributed)
+    config = config_lib.load(args.config, args.overrides)
+    directory = args.out or Path("runs") / Path(args.config).stem
+    if args.dry_run:
+        return dry_run(config, args.json)
+    display = progress_display(config.outer_steps) if hosts.is_first() else nullcontext(train.SILENT)
+    with display as display:
+        result = train.run(config, directory, resume=args.resume, display=display, profile=args.profile)
+    if not hosts.is_first():
+        return 0
+    if result.start_seconds is None:
+        print(f"{directory} is finished already: {result.outer_steps} outer steps")
+    else:
+        print(
+            f"{result.outer_steps} outer steps in {result.seconds:.0f} s, the first after "
+            f"{result.start_seconds:.1f} s; the run is in {directory}"
+        )
+        print(f"next: meta-train evaluate {directory}")
+    write_json(
+        args.json,
+        {
+            "directory": str(directory),
+            "outer_steps": result.outer_steps,
+            "seconds": result.seconds,
+            "start_seconds": result.start_seconds,
+        },
+    )
+    return 0
+
+
+def dry_run(config: Any, json_file: str | None) -> int:
+    """Prints the resolved config and the forecast of the run's size; compiles nothing."""
+    from meta_train import config as config_lib
+    from meta_train.experiment import assemble, forecast
+    from meta_train.train import set_up_jax
+
+    set_up_jax(config)
+    sizes = forecast(assemble(config))
+    print(config_lib.to_yaml(config))
+    mib = 2**20
+    print(f"# meta-parameters        {sizes.num_meta_parameters:,}")
+    print(f"# particles' state       {sizes.particles / mib:.2f} MiB")
+    print(f"# noise, at most         {sizes.noise / mib:.2f} MiB  (3 N |theta| floats)")
+    print(f"# data                   {sizes.data / mib:.2f} MiB")
+    print(f"# one device, about      {sizes.memory / mib:.2f} MiB  (all of it, and what a window takes)")
+    print(f"# inner steps per outer  {sizes.inner_steps:,}")
+    write_json(json_file, sizes._asdict() | {"config": config_lib.resolved(config)})
+    return 0

@@ -1,0 +1,142 @@
+"""A run on two real processes over loopback: the same bits, one of them killed, what they must agree on."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from meta_train import config as config_lib
+from meta_train import hosts, train
+from meta_train.problems import ConfigError
+from meta_train.run_directory import load_trained
+
+pytestmark = pytest.mark.slow
+
+CONFIG = """
+outer_steps: {steps}
+tasks: [{{name: quadratic, dim: 3}}, {{name: digits_softmax}}]
+learned_optimizer: {{name: learnable_adam}}
+inner: {{unroll_length: 10}}
+estimator: {{name: pes, num_particles: 4, truncation_length: 5, sigma: 0.1}}
+outer_optimizer: {{learning_rate: 0.01, ema: 0.9}}
+selection: {{every: 10, tasks: [{{name: quadratic, dim: 4}}], horizons: [20], num_seeds: 1}}
+checkpoint: {{every: 10, max_to_keep: 2}}
+logging: {{every: 10}}
+mesh: {{particles: 2}}
+"""
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def start(directory, configs, *options):
+    """Two processes with a command line each; `configs` are their config files."""
+    port = free_port()
+    env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"JAX_PLATFORMS": "cpu"}
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "meta_train", "run", str(file), "--out", str(directory / "r")]
+            + ["--coordinator", f"127.0.0.1:{port}", "--num-processes", "2", "--process-id", str(i)]
+            + ["--heartbeat", "10", *options],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=env,
+        )
+        for i, file in enumerate(configs)
+    ]
+
+
+def write(directory, name="c.yaml", steps=40):
+    (directory / name).write_text(CONFIG.format(steps=steps))
+    return directory / name
+
+
+def theta(directory):
+    return jax.device_get(load_trained(directory, print).theta)
+
+
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory):
+    """The theta of the same run in one process."""
+    directory = tmp_path_factory.mktemp("one")
+    train.run(config_lib.load(write(directory)), directory / "r")
+    return theta(directory / "r")
+
+
+def test_two_processes_give_the_theta_of_one_and_only_the_first_talks(tmp_path, one_process):
+    both = start(tmp_path, [write(tmp_path)] * 2)
+    said = [process.communicate(timeout=300) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert "40 outer steps" in said[0][0] and "outer steps" not in said[1][0]
+    rows = (tmp_path / "r" / "metrics.jsonl").read_text().splitlines()
+    assert len(rows) == 4 + 4  # metrics and held-out scores, once each
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7),
+        theta(tmp_path / "r"),
+        one_process,
+    )
+
+
+def test_when_one_process_is_killed_the_other_says_so_and_resume_goes_on_in_one(tmp_path):
+    """Killed with -9 after a checkpoint; the survivor ends within the heartbeat; one process goes on."""
+    both = start(tmp_path, [write(tmp_path, steps=200_000)] * 2)
+    deadline = time.time() + 240
+    while not list((tmp_path / "r" / "checkpoints").glob("[0-9]*[0-9]")):
+        assert time.time() < deadline and both[0].poll() is None, both[0].communicate()
+        time.sleep(0.1)
+    both[1].kill()
+    both[1].communicate()
+    began = time.time()
+    _, error = both[0].communicate(timeout=120)
+    assert both[0].returncode == 1 and time.time() - began < 60
+    (line,) = [line for line in error.splitlines() if "meta-train: " in line]
+    assert "another process of the run is gone" in line and "the last good checkpoint is" in line
+    assert "--resume" in line and "Traceback" not in error
+    saved = max(int(p.name) for p in (tmp_path / "r" / "checkpoints").glob("[0-9]*[0-9]"))
+
+    class Enough(Exception):
+        pass
+
+    def stop(step):
+        assert step > saved
+        raise Enough
+
+    with pytest.raises(Enough):
+        train.run(
+            config_lib.load(tmp_path / "c.yaml"),
+            tmp_path / "r",
+            resume=True,
+            display=train.Display(step=stop),
+        )
+
+
+def test_processes_that_disagree_on_the_config_are_refused(tmp_path):
+    both = start(tmp_path, [write(tmp_path), write(tmp_path, "d.yaml", steps=50)])
+    said = [process.communicate(timeout=120)[1] for process in both]
+    assert [process.returncode for process in both] == [1, 1]
+    for error in said:
+        assert "meta-train: the processes must have the same config: process 0 has" in error
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(
+    "options, line",
+    [
+        (("nowhere", 2, 0), "--coordinator: must be HOST:PORT"),
+        (("here:1", None, 0), "--num-processes: must be >= 1 with a coordinator"),
+        (("here:1", 2, 2), "--process-id: must be between 0 and 1"),
+        ((None, 2, 0), "--coordinator: is required with several processes"),
+    ],
+)
+def test_host_options_that_do_not_belong_together_are_refused(options, line):
+    with pytest.raises(ConfigError, match=line):
+        hosts.join(*options)

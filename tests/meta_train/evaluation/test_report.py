@@ -21,7 +21,7 @@ from meta_train.evaluation.results import Cell, Evaluation, Outcome
 from meta_train.evaluation.run import write
 from meta_train.evaluation.scores import TAUS, Interval, Profile, Score
 from meta_train.evaluation.settings import Settings
-from meta_train.evaluation.tables import notes
+from meta_train.evaluation.tables import notes, summary
 from meta_train.hooks import RunError
 
 NAMES = ("learned", "adam", "adam_cosine")
@@ -146,6 +146,14 @@ def test_the_notes_say_what_to_be_wary_of(plain):
     edge = cell("digits", 50, at_grid_edge={"adam": True, "adam_cosine": False})
     (line,) = [line for line in notes(make_doc(edge)) if "first or last" in line]
     assert "digits at 50 (adam)" in line and "cosine" not in line
+
+
+def test_an_artefact_keeps_a_summary_without_losses_or_paths(plain):
+    doc = document(plain, name="mine", run="/somewhere/of/mine", tasks="A+B")
+    kept = json.loads(json.dumps(summary(doc)))
+    assert kept["speed_up"] == doc["speed_up"] and kept["tasks"] == "A+B" and kept["notes"] == notes(doc)
+    assert len(kept["table"]["rows"]) == 4 and kept["comparisons"]["rows"][0][0] == "per_task_tuned"
+    assert "cells" not in kept and "somewhere" not in json.dumps(kept)
 
 
 class Page(html.parser.HTMLParser):

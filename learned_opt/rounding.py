@@ -18,4 +18,5 @@ def stochastic_bfloat16(x: jax.Array, salt: Any) -> jax.Array:
         index = (index ^ (index >> 16)) * jnp.uint32(factor)
     bits = jax.lax.bitcast_convert_type(x, jnp.uint32) + (index >> 16)
     rounded = jax.lax.bitcast_convert_type(bits & jnp.uint32(0xFFFF0000), jnp.float32)
-    return (x + jax.lax.stop_gradient(rounded - x)).astype(jnp.bfloat16)
+    change = jnp.where(jnp.isfinite(x), rounded - x, 0.0)
+    return (x + jax.lax.stop_gradient(change)).astype(jnp.bfloat16)

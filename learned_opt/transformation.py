@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from learned_opt.explicit_mesh import on_mesh_of_params, sharded_by_compiler
+
 _SKIPPED = optax.MaskedNode()  # a pytree without leaves: stands for a leaf that is not optimized
 
 
@@ -45,6 +47,8 @@ def transformation(
         raise ValueError(
             f"{name} needs num_steps, the number of steps of the training to come: pass num_steps=..."
         )
+
+    init, update = on_mesh_of_params(init), sharded_by_compiler(update)
 
     def init_fn(params):
         return init(jax.tree.map(_float32, params, params))

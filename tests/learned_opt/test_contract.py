@@ -185,6 +185,22 @@ def test_on_four_devices_and_beside_leaves_that_are_skipped_the_parameters_are_t
 
 
 @EVERY
+def test_on_a_mesh_with_explicit_axes_updates_are_sharded_as_the_parameters(name):
+    mesh, tx = jax.make_mesh((4,), ("devices",), axis_types=(AxisType.Explicit,)), made(name).tx
+    specs = {"dead": PartitionSpec(), "layer": {"w": PartitionSpec(None, "devices")}}
+    like = jax.tree.map(lambda p, spec: jax.device_put(p, NamedSharding(mesh, spec)), params(), specs)
+    sharding = lambda tree: jax.tree.map(lambda x: jax.typeof(x).sharding, tree)  # noqa: E731
+
+    def check(p):
+        state = tx.init(p)
+        updates, after = tx.update(p, state, p, value=1.0)
+        assert sharding(updates) == sharding(p) and sharding(after) == sharding(state)
+        return updates
+
+    assert jax.tree.structure(jax.eval_shape(check, like)) == jax.tree.structure(like)
+
+
+@EVERY
 def test_bfloat16_parameters_have_float32_accumulators(name):
     half = jax.tree.map(lambda p: p.astype(jnp.bfloat16), {**params(), "scalar": jnp.float32(0.5)})
     full = lambda tree: jax.tree.map(lambda p: p.astype(jnp.float32), tree)  # noqa: E731

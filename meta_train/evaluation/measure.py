@@ -78,17 +78,12 @@ def measure(
       RunError: a training that the device refuses, out of memory for instance.
     """
     described = {label: cache_lib.digests(family) for label, family in families.items()}
-    code = cache_lib.code_version()
-    grids: dict[str, dict[str, Grid]] = {c.name: {} for c in contestants}
-    paths = {}
-    for contestant in contestants:
-        for label in families:
-            if cache is not None and not contestant.learned:
-                entry = _entry(contestant, described[label], settings, code)
-                paths[contestant.name, label] = Path(cache) / entry
-                arrays = cache_lib.load(Path(cache) / entry)
-                if arrays is not None:
-                    grids[contestant.name][label] = _grid(arrays)
+    paths = _entries(contestants, described, settings, cache)
+    grids = {c.name: {} for c in contestants}
+    for (name, label), path in paths.items():
+        arrays = cache_lib.load(path)
+        if arrays is not None:
+            grids[name][label] = _grid(arrays)
     missing = {label: tuple(c for c in contestants if label not in grids[c.name]) for label in families}
     jobs = _jobs(missing, {label: d.program for label, d in described.items()})
     total = sum(len(job.labels) * _steps(c, settings) for job in jobs for c in job.contestants)
@@ -224,6 +219,24 @@ def _counted(total: int, progress: Progress | None) -> Callable[[int, str], None
                 progress(done[0], total, text)
 
     return tell
+
+
+def _entries(
+    contestants: Sequence[Contestant],
+    described: dict[str, cache_lib.Digests],
+    settings: Settings,
+    cache: Path | None,
+) -> dict[tuple[str, str], Path]:
+    """Contestant's name and label -> file of the cache; learned optimizers have none."""
+    if cache is None:
+        return {}
+    code = cache_lib.code_version()
+    return {
+        (c.name, label): Path(cache) / _entry(c, family, settings, code)
+        for c in contestants
+        if not c.learned
+        for label, family in described.items()
+    }
 
 
 def _entry(contestant: Contestant, family: cache_lib.Digests, settings: Settings, code: str) -> str:

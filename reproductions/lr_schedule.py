@@ -22,7 +22,7 @@ FULL = {
     "map_points": 20,
     "windows": {"train": (10, 50), "accuracy": (10,)},
 }
-FAST = {"unroll_length": 200, "pairs": 10, "outer_steps": 400, "map_points": 8, "windows": {"train": (5,)}}
+FAST = {"unroll_length": 200, "pairs": 20, "outer_steps": 300, "map_points": 8, "windows": {"train": (10,)}}
 RATES, DECAYS = (-3.5, 0.0), (-1.75, 1.75)  # of the map, log10
 RECORDS = 20
 NAMES = {"pes": "PES", "truncated_es": "truncated ES"}

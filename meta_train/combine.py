@@ -126,12 +126,12 @@ class AverageState(NamedTuple):
     Attributes:
       states: label -> state of that family's estimator.
       running: f32[families], running means of squared gradient norms, or of losses; None without scaling.
-      count: i32[], estimates so far.
+      counts: i32[families], estimates so far.
     """
 
     states: dict[str, Any]
     running: jax.Array | None
-    count: jax.Array
+    counts: jax.Array
 
 
 def average(
@@ -169,7 +169,7 @@ def average(
         keys = jax.random.split(key, len(labels))
         states = {label: estimators[label].init(theta, k) for label, k in zip(labels, keys, strict=True)}
         running = None if scaling == "none" else jnp.zeros(len(labels))
-        return AverageState(states, running, jnp.zeros([], jnp.int32))
+        return AverageState(states, running, jnp.zeros(len(labels), jnp.int32))
 
     def estimate(theta, state, key, data):
         keys = jax.random.split(key, len(labels))
@@ -178,24 +178,17 @@ def average(
             one, states[label] = estimators[label].estimate(theta, state.states[label], k, data[label])
             estimates[label] = one
 
-        running, count = state.running, state.count + 1
         shares = jnp.asarray([weights[label] / total for label in labels])
-        factors = shares
-        if running is not None:
-            running = decay * running + (1 - decay) * _sizes(estimates, scaling)
-            sizes = jnp.maximum(running / (1 - decay**count), 1e-30)
-            factors = shares / (jnp.sqrt(sizes) if scaling == "ema" else sizes)
-
-        grad = perturb.zeros_like(theta)
-        for i, label in enumerate(labels):
-            grad = perturb.add_scaled(grad, factors[i], estimates[label].grad)
-        loss = sum(shares[i] * estimates[label].loss for i, label in enumerate(labels))
+        counts = state.counts + 1
+        grad, loss, running = weigh(
+            list(estimates.values()), shares, state.running, counts, scaling=scaling, decay=decay
+        )
         metrics, particles = {}, {}
         for label, one in estimates.items():
             metrics[f"{label}/loss"] = one.loss
             metrics[f"{label}/grad_norm"] = jnp.sqrt(perturb.sq_norm(one.grad))
             particles |= {f"{label}/{name}": value for name, value in one.particles.items()}
-        return Estimate(grad, jnp.asarray(loss), particles, metrics), AverageState(states, running, count)
+        return Estimate(grad, loss, particles, metrics), AverageState(states, running, counts)
 
     each = estimators.values()
     return GradientEstimator(
@@ -203,11 +196,38 @@ def average(
     )
 
 
-def _sizes(estimates, scaling):
-    """f32[families]: mean squared gradient norm of each family's particles, or its |loss|."""
-    if scaling == "loss":
-        return jnp.stack([jnp.abs(one.loss) for one in estimates.values()])
-    return jnp.stack([one.particles["grad_sq"].mean() for one in estimates.values()])
+def weigh(
+    estimates: list[Estimate],
+    shares: jax.Array,
+    running: jax.Array | None,
+    counts: jax.Array,
+    *,
+    scaling: Literal["none", "ema", "loss"],
+    decay: float,
+) -> tuple[Any, jax.Array, jax.Array | None]:
+    """The weighted, scaled mean of families' gradients, that of their losses, and the running sizes.
+
+    Args:
+      estimates: one of each family.
+      shares: f32[families], weights that add up to 1.
+      running: f32[families], as in `AverageState`, before these estimates; None for scaling "none".
+      counts: i32[families], estimates of each with these.
+      scaling: as in `average`.
+      decay: of the running means.
+    """
+    factors = shares
+    if running is not None:
+        if scaling == "loss":
+            sizes = jnp.stack([jnp.abs(one.loss) for one in estimates])
+        else:
+            sizes = jnp.stack([one.particles["grad_sq"].mean() for one in estimates])
+        running = decay * running + (1 - decay) * sizes
+        sizes = jnp.maximum(running / (1 - decay**counts), 1e-30)
+        factors = shares / (jnp.sqrt(sizes) if scaling == "ema" else sizes)
+    grad = perturb.zeros_like(estimates[0].grad)
+    for i, one in enumerate(estimates):
+        grad = perturb.add_scaled(grad, factors[i], one.grad)
+    return grad, jnp.asarray(sum(shares[i] * one.loss for i, one in enumerate(estimates))), running
 
 
 def _check_average(labels, weights, scaling, decay):

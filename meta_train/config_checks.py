@@ -251,7 +251,7 @@ def _paper_system(right: Right) -> tuple | None:
 
 def _together(right: Right) -> list[Problem]:
     """What is wrong between sections, as far as their values are right on their own."""
-    finders = (_lengths, _mesh, _labels)
+    finders = (_lengths, _mesh, _labels, _rotation)
     return [problem for find in finders for problem in find(right)]
 
 
@@ -280,3 +280,9 @@ def _labels(right: Right) -> Iterator[Problem]:
         if label in labels[:i]:
             message = f"is also that of tasks.{labels.index(label)}; give one of them a label of its own"
             yield Problem(f"tasks.{i}.label", message, label)
+
+
+def _rotation(right: Right) -> Iterator[Problem]:
+    tasks, active = right("tasks"), right("rotation", "active")
+    if tasks is not None and active is not None and active > len(tasks):
+        yield Problem("rotation.active", f"must be at most the number of tasks ({len(tasks)})", active)

@@ -66,6 +66,15 @@ class TrainingTask(Component):
         return super().spec | ({"augment": self.augment} if self.augment else {})
 
 
+class RotationOptions(Section):
+    """Some of the `tasks` at a time, with a program each: for more than one program should hold."""
+
+    active: Count
+    """Families that are active at a time, drawn with their `weight` as probability."""
+    every: Count
+    """Outer steps after which others are drawn; new ones begin with fresh particles."""
+
+
 class OuterOptimizer(Component):
     """`name` and options of an optax optimizer, with a `learning_rate` and a `clip_norm`."""
 
@@ -211,6 +220,8 @@ class RunConfig(Section):
     """Updates of theta."""
     tasks: Annotated[tuple[TrainingTask, ...], MinLen(1)]
     """Families to meta-train on; their gradients are averaged."""
+    rotation: RotationOptions | None = None
+    """Some of them at a time; null for all of them in every outer step."""
     learned_optimizer: Spec
     """What is meta-trained: its name and options."""
     inner: Inner

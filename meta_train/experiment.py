@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from learned_opt import LEARNED_OPTIMIZERS, LearnedOptimizer
@@ -15,6 +16,7 @@ from meta_train.config_schema import TrainingTask
 from meta_train.estimators import ESTIMATORS, GradientEstimator
 from meta_train.inner import Objective, inner_training
 from meta_train.memory import forecast_bytes
+from meta_train.mixture import Rotation, make_mixture_step
 from meta_train.outer import OuterStep, make_outer_step
 from meta_train.outer_optimizer import outer_optimizer
 from meta_train.problems import ConfigError, Problem
@@ -81,17 +83,31 @@ def assemble(config: RunConfig) -> Experiment:
         weights[label] = task.weight
     estimator = combine.average(estimators, weights=weights, scaling=config.loss_scaling)
     steps_per_call = call_length(config)
-    outer = make_outer_step(
-        lopt.init,
-        estimator,
-        outer_optimizer(config.outer_optimizer.spec, config.outer_steps, "outer_optimizer"),
-        steps_per_call=steps_per_call,
-        ema=config.outer_optimizer.ema,
-        trained=lopt.trained,
-    )
+    everywhere = NamedSharding(mesh, PartitionSpec())
     data = {label: family.data for label, family in families.items()}
-    data = jax.device_put(hosts.global_array(data), NamedSharding(mesh, PartitionSpec()))
+    data = jax.device_put(hosts.global_array(data), everywhere)
+    common = {"ema": config.outer_optimizer.ema, "trained": lopt.trained}
+    optimizer = outer_optimizer(config.outer_optimizer.spec, config.outer_steps, "outer_optimizer")
+    if config.rotation is None:
+        outer = make_outer_step(lopt.init, estimator, optimizer, steps_per_call=steps_per_call, **common)
+    else:
+        rotation = _refuse("rotation", rotation_of, config, weights)
+        common["scaling"] = config.loss_scaling
+        outer = make_mixture_step(lopt.init, estimators, optimizer, rotation, data, everywhere, **common)
+        steps = estimator.inner_steps * rotation.active // len(weights)
+        estimator = estimator._replace(inner_steps=steps)
     return Experiment(config, lopt, families, estimator, outer, data, streams, mesh, steps_per_call)
+
+
+def rotation_of(config: RunConfig, weights: dict[str, float]) -> Rotation:
+    """Which families are active when, by the config's `rotation` (ValueError with several processes)."""
+    options = config.rotation
+    assert options is not None
+    if hosts.several():
+        raise ValueError(
+            "rotation must be null with several processes, whose families are all in one program"
+        )
+    return Rotation(tuple(weights), tuple(weights.values()), options.active, options.every, config.seed)
 
 
 def split_over(config: RunConfig, estimator: GradientEstimator, mesh: Mesh) -> GradientEstimator:
@@ -174,6 +190,8 @@ def check_gradient(estimator: GradientEstimator, lopt: LearnedOptimizer, data: A
 
 def call_length(config: RunConfig) -> int:
     """The outer steps of one call: the largest divisor, up to 32, of all that happens every n steps."""
+    if config.rotation is not None:
+        return 1
     cadences = [config.outer_steps, config.logging.every, config.selection.every, config.checkpoint.every]
     cadences += [task.stream.every for task in config.tasks if task.stream is not None]
     common = math.gcd(*(n for n in cadences if n))
@@ -245,9 +263,12 @@ class Forecast(NamedTuple):
 
 def forecast(experiment: Experiment) -> Forecast:
     """Measures the experiment's shapes; compiles nothing."""
-    state = jax.eval_shape(experiment.outer.init, jax.random.key(0))
+    init, step = experiment.outer
+    if experiment.config.rotation is not None:  # as if all families were active: at most that
+        init, step = make_outer_step(experiment.lopt.init, experiment.estimator, optax.identity())
+    state = jax.eval_shape(init, jax.random.key(0))
     num_meta_parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(state.theta))
-    data, working = tree_bytes(experiment.data), forecast_bytes(experiment.outer.step, state, experiment.data)
+    data, working = tree_bytes(experiment.data), forecast_bytes(step, state, experiment.data)
     return Forecast(
         num_meta_parameters,
         tree_bytes(state.estimator_state),

@@ -68,7 +68,7 @@ def log(
         if step % n and step != last:
             return
         calls = jax.device_get(pending)
-        row = {name: float(sum(call[name] for call in calls)) / len(calls) for name in calls[0]}
+        row = _means(calls)
         now = time.perf_counter()
         row["inner_steps_per_second"] = len(calls) * steps_per_call * inner_steps / (now - since)
         row["inner_steps"] = step * inner_steps
@@ -79,6 +79,15 @@ def log(
         refuse_divergence(step, row)
 
     return hook
+
+
+def _means(calls: list[dict]) -> dict[str, float]:
+    """The mean of every number over the calls that have it; families that rotate are not in all of them."""
+    found: dict[str, list[float]] = {}
+    for call in calls:
+        for name, value in call.items():
+            found.setdefault(name, []).append(float(value))
+    return {name: math.fsum(values) / len(values) for name, values in found.items()}
 
 
 def forecast_time(say: Callable[[str], None], done: int, last: int, *, after: int = 10) -> Hook:

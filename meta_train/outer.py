@@ -65,11 +65,6 @@ def make_outer_step(
         by the optimizer (by its weight decay too).
     """
 
-    def unfrozen(tree):
-        if not trained:
-            return tree
-        return {k: x if k in trained else jax.tree.map(jnp.zeros_like, x) for k, x in tree.items()}
-
     def init(key):
         key_theta, key_estimator, key = jax.random.split(key, 3)
         theta = init_theta(key_theta)
@@ -82,14 +77,12 @@ def make_outer_step(
     def one_step(state, data):
         key = jax.random.fold_in(state.key, state.outer_step)
         estimate, estimator_state = estimator.estimate(state.theta, state.estimator_state, key, data)
-        estimate = estimate._replace(grad=unfrozen(estimate.grad))
-        updates, opt_state = optimizer.update(estimate.grad, state.opt_state, state.theta)
-        updates = unfrozen(updates)
-        theta = optax.apply_updates(state.theta, updates)
-        theta_ema = perturb.mix(ema, state.theta_ema, theta)
+        theta, theta_ema, opt_state, update_norm = update_theta(
+            state, estimate.grad, optimizer, ema=ema, trained=trained
+        )
         numbers = estimate._replace(
             grad=jnp.sqrt(perturb.sq_norm(estimate.grad)),  # its norm is all that the metrics need
-            metrics=estimate.metrics | {"update_norm": jnp.sqrt(perturb.sq_norm(updates))},
+            metrics=estimate.metrics | {"update_norm": update_norm},
         )
         step = state.outer_step + 1
         return OuterState(theta, theta_ema, opt_state, estimator_state, state.key, step), numbers
@@ -101,6 +94,35 @@ def make_outer_step(
         return state, jax.tree.map(lambda m: m.mean(0), metrics)
 
     return OuterStep(jax.jit(init), jax.jit(step, donate_argnums=0))
+
+
+def update_theta(
+    state: OuterState,
+    grad: Any,
+    optimizer: optax.GradientTransformation,
+    *,
+    ema: float,
+    trained: tuple[str, ...],
+) -> tuple[Any, Any, Any, jax.Array]:
+    """One step of the outer optimizer: theta, its moving average, the optimizer's state, |update|.
+
+    Args:
+      state: before the step.
+      grad: like theta.
+      optimizer: as in `make_outer_step`.
+      ema: as there.
+      trained: as there.
+    """
+
+    def unfrozen(tree):
+        if not trained:
+            return tree
+        return {k: x if k in trained else jax.tree.map(jnp.zeros_like, x) for k, x in tree.items()}
+
+    updates, opt_state = optimizer.update(unfrozen(grad), state.opt_state, state.theta)
+    updates = unfrozen(updates)
+    theta = optax.apply_updates(state.theta, updates)
+    return theta, perturb.mix(ema, state.theta_ema, theta), opt_state, jnp.sqrt(perturb.sq_norm(updates))
 
 
 def _strong(x):

@@ -93,8 +93,7 @@ def run(
     directory = hosts.first_then_all(lambda: prepare(directory, config, resume or not hosts.is_first()))
     checkpoints, best = open_checkpoints(directory, config.checkpoint.max_to_keep, display.warn)
     with checkpoints, best, stop_signals() as asked_to_stop:
-        # From a number, which every process has; a key would be an array of one of them.
-        state = jax.jit(lambda seed: experiment.outer.init(jax.random.key(seed)))(np.uint32(config.seed))
+        state = _first_state(experiment)
         done, meta = 0, {}
         restored = checkpoints.restore(state) if resume else None
         if restored is not None:
@@ -138,6 +137,14 @@ def run(
                     f"another process of the run is gone ({_line(error)}); {left}"
                 ) from error
     return Result(directory, config.outer_steps, state.theta_ema, start_seconds, time.perf_counter() - began)
+
+
+def _first_state(experiment: Experiment):
+    seed = experiment.config.seed
+    if not hosts.several():
+        return experiment.outer.init(jax.random.key(seed))
+    # From a number, which every process has; a key would be an array of one of them.
+    return jax.jit(lambda seed: experiment.outer.init(jax.random.key(seed)))(np.uint32(seed))
 
 
 def _feeds(experiment: Experiment, outer_step: int) -> Feeds:

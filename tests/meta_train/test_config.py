@@ -151,7 +151,7 @@ def test_all_mistakes_of_a_file_are_reported_at_once_in_its_order_one_line_each(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x.yaml").write_text(EIGHT)
     keys = "checkpoint, estimator, evaluation, inner, learned_optimizer, logging, loss_scaling, mesh, "
-    keys += "outer_optimizer, outer_steps, runtime, seed, selection, tasks"
+    keys += "outer_optimizer, outer_steps, rotation, runtime, seed, selection, tasks"
     assert problems("x.yaml") == [
         f"x.yaml: outer_step: unknown option (value 100); did you mean outer_steps? allowed: {keys}",
         'x.yaml: seed: must be a whole number (value "yes")',
@@ -340,7 +340,9 @@ def test_every_option_of_every_factory_is_typed_and_documented_and_its_default_a
         filled, _ = fill(registry, spec)
         assert fill(registry, filled) == (filled, [])
     # Options never shadow the keys that the config itself has beside them.
-    assert not {"name", "weight", "label", "augment", "stream"} & set(options_model(registry[name]).model_fields)
+    assert not {"name", "weight", "label", "augment", "stream"} & set(
+        options_model(registry[name]).model_fields
+    )
 
 
 def test_a_real_config_loads_without_a_compilation(tmp_path, caplog):

@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # Compiled programs are kept between test runs: nearly all test time is compile time.
 CACHE := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.jax_cache JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0
 
-REPRODUCTIONS := influence_balancing variance toy_regression
+REPRODUCTIONS := influence_balancing variance toy_regression swimmer l2_tuning lorenz lr_schedule lstm_variance many_hyperparameters
 
 .PHONY: quickstart test test-slow lint bench reproduce clean
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import haiku as hk
 import jax.numpy as jnp
@@ -31,11 +31,17 @@ FEATURES = (
 )
 
 
-def network(tensors, shared, *, sizes: Sequence[int], fused_from: int = LARGE):
+def network(tensors, shared, *, sizes: Sequence[int], fused_from: int = LARGE, kernel: str = "xla"):
     """The MLP on the 28 features and the 11 of time, as a Haiku function; `sizes` ends with the outputs."""
     inputs = [fan_in(FEATURES, tensors, shared), *sizes]
     layers = [dense(inputs[i], size, str(i)) for i, size in enumerate(sizes)]
-    return per_parameter_mlp(FEATURES, tensors, layers, shared, fused_from=fused_from)
+    if kernel == "xla":
+        return per_parameter_mlp(FEATURES, tensors, layers, shared, fused_from=fused_from)
+    from learned_opt import pallas_rows  # its import takes a while
+
+    return per_parameter_mlp(
+        FEATURES, tensors, layers, shared, fused_from=fused_from, fused=pallas_rows.fused_mlp
+    )
 
 
 def init_decay_offsets(decays: Decays) -> dict[str, Any]:
@@ -71,6 +77,7 @@ def adafac_mlp(
     factored_decays: tuple[Decay, ...] = (0.9, 0.99, 0.999),
     fused_from: Annotated[int, Ge(0)] = LARGE,
     state_dtype: StateDtype = "float32",
+    kernel: Literal["xla", "pallas"] = "xla",
 ) -> LearnedOptimizer:
     """AdafacMLP, "small_fc_lopt" (Metz et al. 2022): `p <- p - step_mult * o_0 * exp(exp_mult * o_1)`.
 
@@ -89,6 +96,7 @@ def adafac_mlp(
       factored_decays: initial decays of the factored ones: as many as momentum_decays.
       fused_from: tensors of at least so many elements are stepped without an array of their features.
       state_dtype: of the accumulators as large as the parameters; bfloat16 halves them.
+      kernel: who fuses them, XLA or a kernel of ours for GPU and TPU (not run on one yet).
 
     Returns:
       The learned optimizer; it needs neither the horizon nor the loss. State: 16 bytes a parameter,
@@ -97,13 +105,18 @@ def adafac_mlp(
     Raises:
       ValueError: the numbers of decays do not fit.
 
+    Inputs: g, p, 3 momenta, RMS, Adam's and Adafactor's directions: 28 features a parameter; the time on
+    11 scales.
+    Outputs: a direction and the logarithm of its size, for each parameter.
     Source: AdafacMLPLOpt of google/learned_optimization. Differs from it in: it does not ask for the
     horizon, which the original never uses; where axes are equally long, the later is the largest.
     """
     decays = Decays(tuple(momentum_decays), tuple(rms_decays), tuple(factored_decays))
     check_decays(decays)
     sizes = [hidden] * num_hidden + [2]
-    net = hk.without_apply_rng(hk.transform(partial(network, sizes=sizes, fused_from=fused_from)))
+    net = hk.without_apply_rng(
+        hk.transform(partial(network, sizes=sizes, fused_from=fused_from, kernel=kernel))
+    )
 
     def init(key):
         nn = net.init(key, [dummy_tensor(decays)], time_embedding(jnp.zeros([])))

@@ -1,6 +1,6 @@
 """The per-parameter network: a small MLP applied to the features of every parameter of every tensor."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate as running_sum
 from typing import Any
 
@@ -28,6 +28,7 @@ def per_parameter_mlp(
     shared: jax.Array | None = None,
     norm: Norm = OVER_ALL,
     fused_from: int = LARGE,
+    fused: Callable[..., jax.Array] = fused_mlp,
 ) -> list[jax.Array]:
     """One MLP (relu) on every parameter of `tensors`.
 
@@ -42,6 +43,7 @@ def per_parameter_mlp(
         nothing, as they only move the first bias.
       norm: how each feature of each tensor is normalised.
       fused_from: from how many elements on a tensor is large.
+      fused: what large ones go through, in place of `rows.fused_mlp`.
 
     Returns:
       f32[*P_1, outputs] ... f32[*P_M, outputs].
@@ -57,7 +59,7 @@ def per_parameter_mlp(
         return [(layers[0][0], b), *layers[1:]]
 
     outputs = {
-        i: fused_mlp(features, tensors[i], with_bias(b[i] if of_tensor else b), norm)
+        i: fused(features, tensors[i], with_bias(b[i] if of_tensor else b), norm)
         for i in range(len(tensors))
         if large[i]
     }

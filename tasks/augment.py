@@ -15,6 +15,7 @@ import numpy as np
 from tasks.base import Task, TaskFamily
 from tasks.batches import BATCH_FRACTION, LABEL_NOISE
 from tasks.gradients import delayed_gradient, gradient_noise, gradient_subsampling, normalised_gradient
+from tasks.mu import mu_parameterised
 from tasks.networks import Positive, PositiveInt, Range, check_range, sample_range
 
 
@@ -213,6 +214,7 @@ AUGMENTATIONS: dict[str, Callable[..., TaskFamily]] = {
     "gradient_noise": gradient_noise,
     "gradient_subsampling": gradient_subsampling,
     "label_noise": label_noise,
+    "mu_parameterised": mu_parameterised,
     "normalised_gradient": normalised_gradient,
     "reduced_batch": reduced_batch,
     "reparameterise": reparameterise,

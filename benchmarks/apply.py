@@ -85,7 +85,7 @@ def program(tx: optax.GradientTransformationExtraArgs, shapes: Any) -> Program:
     start = time.perf_counter()
     compiled = jax.jit(step, donate_argnums=(0, 1)).lower(params, state, grads, jnp.float32(1)).compile()
     seconds = time.perf_counter() - start
-    memory = compiled.memory_analysis()
+    memory: Any = compiled.memory_analysis()
     size = sum(x.nbytes for x in jax.tree.leaves(state))
     return Program(compiled, [params, state], grads, seconds, memory.temp_size_in_bytes, size)
 

@@ -224,6 +224,9 @@ class RunConfig(Section):
     """Some of them at a time; null for all of them in every outer step."""
     learned_optimizer: Spec
     """What is meta-trained: its name and options."""
+    init_from: str | None = None
+    """An artefact of that optimizer whose theta the run begins with: a directory, `pretrained:NAME` or
+    `hub:USER/NAME`; null for theta as its architecture initialises it."""
     inner: Inner
     """The inner training."""
     estimator: Spec

@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from learned_opt import LEARNED_OPTIMIZERS, LearnedOptimizer
+from learned_opt import LEARNED_OPTIMIZERS, ArtefactError, LearnedOptimizer
+from learned_opt.artefact import fit_theta
+from learned_opt.artefact import read as read_artefact
 from meta_train import combine, hosts
 from meta_train.config import RunConfig
 from meta_train.config_schema import TrainingTask
@@ -62,7 +64,7 @@ def assemble(config: RunConfig) -> Experiment:
     Raises:
       ConfigError: an option that a factory refuses, a task or system whose shapes are not as they must be.
     """
-    lopt = build(LEARNED_OPTIMIZERS, config.learned_optimizer, where="learned_optimizer")
+    lopt = learned_optimizer(config)
     mesh = _refuse("", combine.particle_mesh, config.mesh.particles)
     families, estimators, weights, streams = {}, {}, {}, {}
     for i, task in enumerate(config.tasks):
@@ -97,6 +99,26 @@ def assemble(config: RunConfig) -> Experiment:
         steps = estimator.inner_steps * rotation.active // len(weights)
         estimator = estimator._replace(inner_steps=steps)
     return Experiment(config, lopt, families, estimator, outer, data, streams, mesh, steps_per_call)
+
+
+def learned_optimizer(config: RunConfig) -> LearnedOptimizer:
+    """The config's learned optimizer; with `init_from` its `init` gives the theta of that artefact.
+
+    Raises:
+      ConfigError: an option that the factory refuses; no artefact, or one of another optimizer.
+    """
+    lopt = build(LEARNED_OPTIMIZERS, config.learned_optimizer, where="learned_optimizer")
+    if config.init_from is None:
+        return lopt
+    name = config.learned_optimizer["name"]
+    try:
+        found = read_artefact(config.init_from)
+        if found.name != name:
+            raise ArtefactError(f"must be an artefact of {name}, got one of {found.name}")
+        theta = fit_theta(lopt, found.theta, "theta")
+    except ArtefactError as error:
+        raise ConfigError([Problem("init_from", str(error))]) from error
+    return lopt._replace(init=lambda key: jax.tree.map(jnp.asarray, theta))
 
 
 def rotation_of(config: RunConfig, weights: dict[str, float]) -> Rotation:

@@ -150,8 +150,8 @@ outer_optimizer: {learning_rate: {schedule: cosine, init_value: 3e-3}, b2: 9}
 def test_all_mistakes_of_a_file_are_reported_at_once_in_its_order_one_line_each(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x.yaml").write_text(EIGHT)
-    keys = "checkpoint, estimator, evaluation, inner, learned_optimizer, logging, loss_scaling, mesh, "
-    keys += "outer_optimizer, outer_steps, rotation, runtime, seed, selection, tasks"
+    keys = "checkpoint, estimator, evaluation, init_from, inner, learned_optimizer, logging, "
+    keys += "loss_scaling, mesh, outer_optimizer, outer_steps, rotation, runtime, seed, selection, tasks"
     assert problems("x.yaml") == [
         f"x.yaml: outer_step: unknown option (value 100); did you mean outer_steps? allowed: {keys}",
         'x.yaml: seed: must be a whole number (value "yes")',

@@ -4,11 +4,13 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+import learned_opt
 from learned_opt import learnable_adam
 from meta_train import config as config_lib
 from meta_train.estimators import GradientEstimator, pes
 from meta_train.experiment import assemble, call_length, check_gradient, check_system, forecast, tree_bytes
 from meta_train.inner import inner_training
+from meta_train.problems import ConfigError
 from meta_train.system import UnrolledSystem
 from tasks import quadratic
 
@@ -68,3 +70,19 @@ def test_a_gradient_that_is_not_like_theta_is_named():
         ValueError, match=r"grad\['log_lr'\] must be like theta, float32\[\], got float32\[3\]"
     ):
         check_gradient(GradientEstimator(good.init, estimate, 16, 0), lopt, family.data)
+
+
+def test_a_run_may_begin_with_the_theta_of_an_artefact(tmp_path):
+    theta = jax.tree.map(lambda x: x + 0.5, learnable_adam().init(jax.random.key(0)))
+    learned_opt.save(
+        tmp_path / "a", name="learnable_adam", options={}, theta=theta, horizon=None, provenance={}
+    )
+    experiment = assemble(config_lib.parse(CONFIG | {"init_from": str(tmp_path / "a")}))
+    state = experiment.outer.init(jax.random.key(0))
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), state.theta, theta))
+
+    with pytest.raises(ConfigError, match="init_from: must be an artefact of learnable_sgd, got one of"):
+        other = CONFIG | {"learned_optimizer": {"name": "learnable_sgd"}}
+        assemble(config_lib.parse(other | {"init_from": str(tmp_path / "a")}))
+    with pytest.raises(ConfigError, match="init_from: .*nowhere"):
+        assemble(config_lib.parse(CONFIG | {"init_from": str(tmp_path / "nowhere")}))

@@ -43,6 +43,9 @@ def celo(
     Returns:
       The learned optimizer; it needs the horizon (num_steps) and the loss (value). State as VeLO's.
 
+    Inputs: 30 features a parameter as AdafacMLP's; for a tensor's LSTM, the fraction of the training,
+    the loss at 10 half-lives.
+    Outputs: a direction and the logarithm of its size, for each parameter; one rate.
     Source: arXiv 2501.12670 and its code. Differs from it in: nothing.
     """
     lopt = hypernetwork_optimizer(

@@ -52,6 +52,8 @@ def celo2(
       The learned optimizer. State: 16 bytes a parameter, and 12 for each row and column of a matrix
       (28 a parameter for vectors).
 
+    Inputs: 30 features a parameter as VeLO's (15 for vectors).
+    Outputs: a direction for each parameter; orthogonalised for a matrix, and of unit size.
     Source: celo's scale_by_celo2; with vectors = "adamw" and clip_norm = 1, PyLO's ELO-CELO2. Differs from
     it in: embeddings are matrices like others (use `optax.multi_transform` to send them elsewhere).
     """

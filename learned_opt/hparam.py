@@ -24,6 +24,8 @@ def learnable_sgd(*, initial_lr: Rate = 0.01) -> LearnedOptimizer:
     Returns:
       The learned optimizer; it needs neither the horizon nor the loss.
 
+    Inputs: g.
+    Outputs: a step for each parameter.
     Source: LearnableSGD of google/learned_optimization. Differs from it in: nothing.
     """
 
@@ -50,6 +52,8 @@ def learnable_sgdm(*, initial_lr: Rate = 0.01, initial_momentum: Decay = 0.9) ->
     Returns:
       The learned optimizer; it needs neither the horizon nor the loss.
 
+    Inputs: g and its momentum.
+    Outputs: a step for each parameter.
     Source: LearnableSGDM of google/learned_optimization. Differs from it in: nothing.
     """
 
@@ -90,6 +94,8 @@ def learnable_adam(
     Returns:
       The learned optimizer; it needs neither the horizon nor the loss.
 
+    Inputs: g, its momentum and RMS.
+    Outputs: a step for each parameter.
     Source: LearnableAdam of google/learned_optimization, which also has the 1e-8 under the root
     (it keeps the meta-gradient finite where v is zero). Differs from it in: nothing.
     """

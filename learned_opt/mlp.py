@@ -43,6 +43,8 @@ def per_param_mlp(
     Returns:
       The learned optimizer; it needs neither the horizon nor the loss. State: 24 bytes a parameter.
 
+    Inputs: g, p, 6 momenta: 8 features a parameter; the time on 11 scales.
+    Outputs: a direction and the logarithm of its size, for each parameter.
     Source: MLPLOpt of google/learned_optimization. Differs from it in: nothing.
     """
     sizes = [hidden] * num_hidden + [2]

@@ -76,6 +76,8 @@ def mlp_nominal(
     Raises:
       ValueError: the numbers of decays do not fit.
 
+    Inputs: as AdafacMLP's.
+    Outputs: a direction and the logarithms of the sizes of its three terms, for each parameter.
     Source: MLPNomLOpt of google/learned_optimization. Differs from it in: aggregate_reg_magnitude works
     (there it stops with an error). STAR's published settings: step_mult 1e-3, nominal_step 1e-3,
     normalize_blackbox, the controllers, weight_decay from 0 to 1.

@@ -52,6 +52,8 @@ def mulo(
     Returns:
       The learned optimizer; it needs neither the horizon nor the loss. State as AdafacMLP's.
 
+    Inputs: as AdafacMLP's; by name, which matrices are hidden ones.
+    Outputs: a direction and the logarithm of its size, for each parameter.
     Source: arXiv 2406.00153 and PyLO's AdafacLO. Differs from it in: hidden weights are found by name
     (PyLO: by marks on the tensors).
     """
@@ -103,6 +105,8 @@ def elo(
     Returns:
       The learned optimizer; it needs neither the horizon nor the loss. State as AdafacMLP's.
 
+    Inputs: as AdafacMLP's.
+    Outputs: a direction and the logarithm of its size, for each parameter.
     Source: PyLO's ELO. Differs from it in: nothing.
     """
     net = _network(hidden, fused_from)

@@ -62,6 +62,8 @@ def nn_adam(
       The learned optimizer; it needs neither the horizon nor the loss. State: 8 bytes a parameter,
       8 lstm_hidden + 16 a tensor.
 
+    Inputs: for a tensor's LSTM, its Adam's hyperparameters, and means and variances of p, g, m, v.
+    Outputs: changes of four hyperparameters, for each tensor.
     Source: NNAdam of google/learned_optimization. Differs from it in: it does not ask for the horizon,
     which the original never uses.
     """

@@ -63,6 +63,8 @@ def residual(
       The learned optimizer; it needs the horizon (num_steps), not the loss. State: 16 bytes a
       parameter, and 12 for each row and column of a matrix (28 a parameter for vectors).
 
+    Inputs: as AdafacMLP's; for the schedule, the time and 9 fractions of the training.
+    Outputs: a direction and the logarithms of its size and of Adam's, for each parameter; one schedule.
     Source: this project. Differs from AdafacMLP in: Adam's direction is added to the network's, the
     schedule, and decays that are not learned.
     """

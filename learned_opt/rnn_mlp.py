@@ -96,6 +96,9 @@ def rnn_mlp(
     Raises:
       ValueError: decays is empty.
 
+    Inputs: 23 features a parameter; the time; what the tensor's LSTM says, which sees statistics of
+    the tensor and the loss.
+    Outputs: a direction and the logarithm of its size, for each parameter; messages.
     Source: arXiv 2009.11243, RNNMLPLOpt of google/learned_optimization. Differs from it in: there is no
     call with a validation loss; its feature is always what it is without one.
     """

@@ -49,6 +49,10 @@ def velo(
       The learned optimizer; it needs the horizon (num_steps) and the loss (value). State: 16 bytes a
       parameter, 12 for each row and column of a matrix (28 a parameter for vectors), 8 lstm_hidden a tensor.
 
+    Inputs: 30 features a parameter as AdafacMLP's; for a tensor's LSTM, the fraction of the training,
+    the loss at 10 half-lives, and statistics of the tensor.
+    Outputs: a direction and the logarithm of its size, for each parameter; for each tensor a rate and
+    the network itself.
     Source: arXiv 2211.09760, HyperV2 of google/learned_optimization. Differs from it in: nothing; the
     original's variance of v about the mean of m is kept.
     """

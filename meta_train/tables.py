@@ -1,15 +1,21 @@
 """The tables in docs/, made from the registries: `python -m meta_train.tables DIR` writes them.
 
-What a table says stands in the docstrings and nowhere else; a test compares the files with it.
+What a table says stands in the docstrings, is computed from the registries, or was measured by a benchmark
+and stands in a JSON file beside the tables; a test compares the files with it.
 """
 
 import inspect
+import json
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from learned_opt import LEARNED_OPTIMIZERS
+import jax
+import jax.numpy as jnp
+
+from learned_opt import LEARNED_OPTIMIZERS, LearnedOptimizer
 from meta_train.describe import split_docstring
 from meta_train.estimators import ESTIMATORS
 from tasks import TASKS
@@ -18,7 +24,7 @@ from tasks import TASKS
 def part(docstring: str, name: str) -> str:
     """The paragraph `Name: text` of a docstring, on one line; "" if there is none."""
     found = re.search(
-        rf"^{name}:[ \n](.*?)(?=^\S[^\n]*?:(?:[ \n])|^$|\Z)", docstring, re.MULTILINE | re.DOTALL
+        rf"^{name}:[ \n](.*?)(?=^[A-Z][^\n]*?:(?:[ \n])|^$|\Z)", docstring, re.MULTILINE | re.DOTALL
     )
     return " ".join(found[1].split()) if found else ""
 
@@ -106,16 +112,73 @@ def tasks() -> str:
 
 def optimizers() -> str:
     """docs/optimizers.md."""
+    parity, speed = measured("parity.json"), measured("apply_10m.json")
     rows = []
     for name, factory in sorted(LEARNED_OPTIMIZERS.items()):
-        needs = ", ".join(factory().needs) or "nothing"
-        source = part(inspect.getdoc(factory) or "", "Source")
-        rows.append((f"`{name}`", split_docstring(factory)[0], needs, source))
+        doc, figures = inspect.getdoc(factory) or "", speed["optimizers"].get(name)
+        rows.append(
+            (
+                f"`{name}`",
+                split_docstring(factory)[0],
+                part(doc, "Inputs"),
+                part(doc, "Outputs"),
+                f"{meta_parameters(factory()):,}",
+                state_bytes(factory),
+                ", ".join(factory().needs) or "nothing",
+                f"{figures['ms']:.0f} ({figures['to_adam']:.1f})" if figures else "",
+                f"{parity[name]:.0e}" if name in parity else "",
+                part(doc, "Source"),
+            )
+        )
+    head = (
+        "optimizer",
+        "what it is",
+        "inputs",
+        "outputs",
+        "meta-parameters",
+        "state",
+        "needs",
+        "ms a step",
+        "parity",
+        "source",
+    )
     return page(
         "Learned optimizers",
         "Needs: `num_steps` is given to `learned_opt.load`, `value` (the training loss) to `update`.",
-        table=table(("optimizer", "what it is", "needs", "source"), rows),
+        "State: bytes a parameter, for a 512 x 512 matrix; in parentheses with `state_dtype: bfloat16`.",
+        f"ms a step: of a small transformer with {speed['parameters']:,} parameters, on busy CPU cores; in",
+        "parentheses over Adam's. Measured by `python benchmarks/apply.py` with these parameters",
+        "(docs/apply_10m.json). Compare the ratios; docs/performance.md has more.",
+        "Parity: the largest relative deviation from trajectories recorded from the original code",
+        "(`python benchmarks/parity.py`; docs/parity.json); the tests demand less than 2e-05. Of those",
+        "without a figure there is no trajectory: test_variants.py compares them with what they reduce to.",
+        table=table(head, rows),
     )
+
+
+def measured(file: str) -> Any:
+    """Figures that a benchmark wrote to docs/."""
+    return json.loads((Path(__file__).parents[1] / "docs" / file).read_text(encoding="utf-8"))
+
+
+def meta_parameters(lopt: LearnedOptimizer) -> int:
+    """The number of meta-parameters."""
+    return sum(x.size for x in jax.tree.leaves(jax.eval_shape(lopt.init, jax.random.key(0))))
+
+
+def state_bytes(factory: Callable[..., LearnedOptimizer]) -> str:
+    """Bytes of state for each parameter of a matrix, what tensors and the whole share left out."""
+
+    def per_parameter(**options):
+        lopt, params = factory(**options), {"w": jnp.zeros((512, 512))}
+        state = jax.eval_shape(lambda key: lopt.build(lopt.init(key), 10).init(params), jax.random.key(0))
+        large = [x for x in jax.tree.leaves(state) if x.size >= 512]
+        return sum(x.size * x.dtype.itemsize for x in large) / 512**2
+
+    text = f"{per_parameter():.0f}"
+    if "state_dtype" in inspect.signature(factory).parameters:
+        text += f" ({per_parameter(state_dtype='bfloat16'):.0f})"
+    return text
 
 
 TABLES: dict[str, Callable[[], str]] = {

@@ -19,12 +19,19 @@ FULL = {
     "unroll_length": 500,
     "pairs": 20,
     "outer_steps": 600,
+    "records": 20,
     "map_points": 20,
     "windows": {"train": (10, 50), "accuracy": (10,)},
 }
-FAST = {"unroll_length": 200, "pairs": 20, "outer_steps": 300, "map_points": 8, "windows": {"train": (10,)}}
+FAST = {
+    "unroll_length": 500,
+    "pairs": 10,
+    "outer_steps": 300,
+    "records": 6,
+    "map_points": 6,
+    "windows": {"train": (10,)},
+}
 RATES, DECAYS = (-3.5, 0.0), (-1.75, 1.75)  # of the map, log10
-RECORDS = 20
 NAMES = {"pes": "PES", "truncated_es": "truncated ES"}
 
 
@@ -50,7 +57,7 @@ def run(fast: bool, seeds: list[int]) -> dict[str, Any]:
             final = ", ".join(f"{values[-1]:.3f}" for values in curve["objective"])
             rate, decay = np.median(np.asarray(curve["theta"])[:, -1], 0)
             summary[label] = f"{final}; log10 of rate and decay {rate:.2f}, {decay:.2f}"
-    outer_step = np.linspace(0, size["outer_steps"], RECORDS + 1).tolist()
+    outer_step = np.linspace(0, size["outer_steps"], size["records"] + 1).tolist()
     return {"outer_step": outer_step, "maps": maps, "curves": curves, "summary": summary}
 
 
@@ -61,7 +68,7 @@ def train(problem: Any, name: str, k: int, size: dict[str, Any], seeds: list[int
         ESTIMATORS[name](problem.system, num_particles=size["pairs"], truncation_length=k, sigma=0.1),
         optax.adam(0.02),
         outer_steps=size["outer_steps"],
-        every=size["outer_steps"] // RECORDS,
+        every=size["outer_steps"] // size["records"],
         seeds=seeds,
     )
 

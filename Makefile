@@ -7,7 +7,10 @@ BIN := $(VENV)/bin
 # Compiled programs are kept between test runs: nearly all test time is compile time.
 CACHE := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.jax_cache JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0
 
-REPRODUCTIONS := influence_balancing variance toy_regression swimmer l2_tuning lorenz lr_schedule lstm_variance many_hyperparameters
+# As many processes as there are cores, up to four; a file stays in one, for its fixtures.
+WORKERS := -n auto --maxprocesses 4 --dist loadfile
+
+REPRODUCTIONS := influence_balancing variance toy_regression swimmer l2_tuning lorenz lr_schedule lstm_variance many_hyperparameters pbt_toy short_horizon_trap schedule_population meta_population
 
 .PHONY: quickstart test test-slow lint bench reproduce clean
 
@@ -17,10 +20,10 @@ quickstart: $(VENV)/.train
 	$(BIN)/meta-train export runs/quickstart --out runs/quickstart/optimizer
 
 test: $(VENV)/.dev
-	$(CACHE) $(BIN)/python -m pytest -q
+	$(CACHE) $(BIN)/python -m pytest -q $(WORKERS)
 
 test-slow: $(VENV)/.dev
-	$(CACHE) $(BIN)/python -m pytest -q -m slow $(ARGS)
+	$(CACHE) $(BIN)/python -m pytest -q $(WORKERS) -m slow $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -84,10 +84,10 @@ def interval(values: list[float]) -> str:
 def draw_two(result: dict[str, Any], figure: Any, *, steps: list[float], name: str, ylabel: str) -> None:
     """Left: the best member's fitness, a line a seed; right: the schedule of the first seed's winner."""
     left, right = figure.subplots(1, 2)
-    for i, (label, run) in enumerate(result["runs"].items()):
+    for i, (label, run) in enumerate(result["curves"].items()):
         for line in run["best"]:
             left.plot(steps, line, color=common.COLOURS[i], lw=1, alpha=0.7)
         right.step(steps, run["schedule"][name], color=common.COLOURS[i], label=label, where="pre")
     left.set(xlabel="steps", ylabel=ylabel)
     right.set(xlabel="steps", ylabel=name.replace("_", " "), yscale="log")
-    figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=len(result["runs"]))
+    figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=len(result["curves"]))

@@ -54,7 +54,7 @@ def run(fast: bool, seeds: list[int]) -> dict[str, Any]:
         for label, found in runs.items()
     }
     steps = [(i + 1) * rhythm.round_steps for i in range(rounds)]
-    return {"steps": steps, "runs": runs, "summary": summary}
+    return {"steps": steps, "curves": runs, "summary": summary}
 
 
 def draw(result: dict[str, Any], figure: Any) -> None:

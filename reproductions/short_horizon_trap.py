@@ -2,7 +2,7 @@
 
 SGD on a noisy quadratic: a lower learning rate always pays at the next evaluation, because the stiff half's
 noise shrinks with it, and never pays in the end, because the flat half needs a large one for long. 22
-members and 6000 steps for every method; ablations of FIRE PBT without its smoothing and without its sign test.
+members and 6000 steps for every method; ablations of FIRE PBT without smoothing and without the sign test.
 """
 
 from typing import Any
@@ -47,21 +47,22 @@ def run(fast: bool, seeds: list[int]) -> dict[str, Any]:
         found["loss"] = [float(np.exp(-fitness)) for fitness in found["fitness"]]
     summary = {label: _describe(found["loss"]) for label, found in runs.items()}
     steps = [(i + 1) * rhythm.round_steps for i in range(rounds)]
-    return {"steps": steps, "runs": runs, "summary": summary}
+    return {"steps": steps, "curves": runs, "summary": summary}
 
 
 def _describe(losses: list[float]) -> str:
     under = sum(loss < 0.3 for loss in losses)
-    return f"median {np.median(losses):.3f}, {min(losses):.3f} to {max(losses):.3f}; under 0.3: {under} of {len(losses)}"
+    spread = f"median {np.median(losses):.3f}, {min(losses):.3f} to {max(losses):.3f}"
+    return f"{spread}; under 0.3: {under} of {len(losses)}"
 
 
 def draw(result: dict[str, Any], figure: Any) -> None:
     """Loss of the best member, and the winners' learning rates."""
     labels = ("random search", "PBT", "FIRE PBT", "by hand")
-    shown = {label: result["runs"][label] for label in labels}
+    shown = {label: result["curves"][label] for label in labels}
     for found in shown.values():
         found["best"] = np.exp(-np.asarray(found["best"])).tolist()
-    result = {"runs": shown, "steps": result["steps"]}
+    result = {"curves": shown, "steps": result["steps"]}
     populations.draw_two(
         result, figure, steps=result["steps"], name="learning_rate", ylabel="loss of the best member"
     )

@@ -113,6 +113,32 @@ def test_the_variance_is_that_of_the_formula_within_a_tenth(tmp_path):
             assert (np.abs(measured - exact) <= 0.1 * exact + 1e-5).all(), (kind, name)
 
 
+@pytest.mark.slow
+def test_in_the_toy_of_pbt_what_is_copied_decides(tmp_path):
+    ends = {label: [curve[-1] for curve in found] for label, found in curves("pbt_toy", tmp_path).items()}
+    for label in ("grid", "exploit only, weights and hypers"):
+        np.testing.assert_allclose(ends[label], 0.39, atol=1e-3)
+    for label in ("exploit only, weights", "PBT, weights and hypers", "PBT, weights"):
+        assert min(ends[label]) > 1.18, label
+
+
+@pytest.mark.slow
+def test_only_fire_pbt_and_the_hand_leave_the_short_horizon_trap(tmp_path):
+    loss = {
+        label: np.median(found["loss"]) for label, found in curves("short_horizon_trap", tmp_path).items()
+    }
+    assert loss["PBT"] > 0.9 and 0.3 < loss["random search"] < 0.7
+    assert loss["FIRE PBT"] < 0.3 and loss["by hand"] < 0.02
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["schedule_population", "meta_population"])
+def test_a_short_population_improves_what_it_trains(name, tmp_path):
+    for label, found in curves(name, tmp_path, "--fast", "--seeds", "0").items():
+        best = np.asarray(found["best"][0])
+        assert best[-1] > best[0], label
+
+
 @pytest.mark.parametrize("page", sorted((ROOT / "docs" / "reproductions").glob("*.md")), ids=lambda p: p.stem)
 def test_every_page_shows_its_picture_and_its_command(page):
     text = page.read_text(encoding="utf-8")

@@ -60,7 +60,8 @@ def open_source(text: str, warn: Callable[[str], None] = print) -> Source:
         return _of_artefact(text, text.partition(":")[2].replace("/", "_"))
     directory = Path(text)
     if (directory / artefact.WEIGHTS).is_file():
-        return _of_artefact(text, directory.resolve().name)
+        # "runs/a/optimizer" and "runs/b/optimizer" are told apart.
+        return _of_artefact(text, "_".join(part for part in directory.parts[-2:] if part.strip("/.")))
     if (directory / CONFIG).is_file():
         return _of_run(directory, warn)
     raise RunError(

@@ -130,6 +130,12 @@ def test_the_command_evaluates_and_ranks_an_artefact_and_an_optimizer_of_optax(c
     assert "optax:adam" in capsys.readouterr().out and Path("board/leaderboard.html").is_file()
 
 
+def test_artefacts_of_two_runs_have_names_of_their_own():
+    artefact("runs/a/optimizer")
+    source = open_source("./runs/a/optimizer/")
+    assert source.name == "a_optimizer" and source.out == Path("runs/evaluations/a_optimizer")
+
+
 def test_an_artefact_named_like_a_rival_is_not_run_by_its_program():
     artefact("adam")
     assert open_source("adam").contestant(1).program != open_source("optax:adam").contestant(1).program

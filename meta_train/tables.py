@@ -112,7 +112,7 @@ def tasks() -> str:
 
 def optimizers() -> str:
     """docs/optimizers.md."""
-    parity, speed = measured("parity.json"), measured("apply_10m.json")
+    parity, speed = measured("parity.json"), measured("apply.json")
     rows = []
     for name, factory in sorted(LEARNED_OPTIMIZERS.items()):
         doc, figures = inspect.getdoc(factory) or "", speed["optimizers"].get(name)
@@ -148,7 +148,7 @@ def optimizers() -> str:
         "State: bytes a parameter, for a 512 x 512 matrix; in parentheses with `state_dtype: bfloat16`.",
         f"ms a step: of a small transformer with {speed['parameters']:,} parameters, on busy CPU cores; in",
         "parentheses over Adam's. Measured by `python benchmarks/apply.py` with these parameters",
-        "(docs/apply_10m.json). Compare the ratios; docs/performance.md has more.",
+        "(docs/apply.json). Compare the ratios; docs/performance.md has a larger model.",
         "Parity: the largest relative deviation from trajectories recorded from the original code",
         "(`python benchmarks/parity.py`; docs/parity.json); the tests demand less than 2e-05. Of those",
         "without a figure there is no trajectory: test_variants.py compares them with what they reduce to.",

@@ -16,8 +16,8 @@ from meta_train.estimators import ESTIMATORS
 from meta_train.systems.layer_hyperparameters import layer_hyperparameters
 from reproductions import common, learning
 
-FULL = {"hidden": (16,) * 5, "unroll_length": 300, "budget": 300_000}
-FAST = {"hidden": (16,) * 2, "unroll_length": 100, "budget": 60_000}
+FULL = {"hidden": (16,) * 5, "unroll_length": 300, "budget": 300_000, "records": 20}
+FAST = {"hidden": (16,) * 2, "unroll_length": 100, "budget": 30_000, "records": 5}
 # label: (estimator, K, outer learning rate), chosen on seeds 1 and 2.
 METHODS: dict[str, tuple[str, int | None, float]] = {
     "PES": ("pes", 50, 0.02),
@@ -25,7 +25,6 @@ METHODS: dict[str, tuple[str, int | None, float]] = {
     "full ES": ("full_es", None, 0.03),
 }
 PAIRS, SIGMA = 5, 0.3
-RECORDS = 20
 
 
 def run(fast: bool, seeds: list[int]) -> dict[str, Any]:
@@ -46,7 +45,7 @@ def run(fast: bool, seeds: list[int]) -> dict[str, Any]:
         first, last = np.median(np.asarray(lines), 0)[[0, -1]]
         final = ", ".join(f"{values[-1]:.3f}" for values in lines)
         summary[label] = f"{final}; median {last:.3f}, {first:.3f} at the start"
-    inner_steps = np.linspace(0, size["budget"], RECORDS + 1).tolist()
+    inner_steps = np.linspace(0, size["budget"], size["records"] + 1).tolist()
     return {"inner_steps": inner_steps, "curves": curves, "summary": summary}
 
 
@@ -55,12 +54,12 @@ def outer_training(problem: Any, label: str, size: dict[str, Any], seeds: list[i
     name, k, rate = METHODS[label]
     options = {"num_particles": PAIRS, "sigma": SIGMA} | ({"truncation_length": k} if k else {})
     estimator = ESTIMATORS[name](problem.system, **options)
-    every = size["budget"] // estimator.inner_steps // RECORDS
+    every = size["budget"] // estimator.inner_steps // size["records"]
     thetas = common.trajectories(
         problem,
         estimator,
         optax.adam(rate),
-        outer_steps=every * RECORDS,
+        outer_steps=every * size["records"],
         every=every,
         seeds=seeds,
     )
@@ -74,7 +73,7 @@ def random_search(problem: Any, size: dict[str, Any], seeds: list[int]) -> Any:
     keys = jnp.stack([jax.random.split(jax.random.key(seed), points) for seed in seeds])
     thetas = jax.vmap(problem.init_theta)(keys.reshape(-1))
     tried = learning.objective(problem, thetas, jax.random.key(1001), episodes=1).reshape(len(seeds), points)
-    stops = np.maximum(np.linspace(0, points, RECORDS + 1).astype(int), 1)
+    stops = np.maximum(np.linspace(0, points, size["records"] + 1).astype(int), 1)
     best = np.asarray([[i * points + row[:stop].argmin() for stop in stops] for i, row in enumerate(tried)])
     common.progress("random search")
     return jax.tree.map(lambda x: np.asarray(x)[best], thetas)

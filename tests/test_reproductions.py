@@ -93,6 +93,15 @@ def test_truncated_es_decays_the_learning_rate_too_much_and_pes_does_not(tmp_pat
 
 
 @pytest.mark.slow
+def test_nres_tunes_many_hyperparameters_faster_than_full_es_and_random_search(tmp_path):
+    found = {
+        label: np.median(np.asarray(c), 0) for label, c in curves("many_hyperparameters", tmp_path).items()
+    }
+    assert all(values[-1] < values[0] for values in found.values())
+    assert found["NRES"][-1] < min(found["full ES"][-1], found["random search"][-1])
+
+
+@pytest.mark.slow
 def test_the_error_of_an_lstms_gradient_is_that_of_the_formula_within_a_tenth(tmp_path):
     # 4000 pairs: the relative standard error is about sqrt(2 / 4000) = 2.2 %; the key is fixed.
     for scenario, estimators in curves("lstm_variance", tmp_path).items():

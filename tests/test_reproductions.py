@@ -81,6 +81,7 @@ def test_pes_full_es_and_ars_solve_the_swimmer_and_truncated_es_does_not(tmp_pat
     assert final["truncated ES"].max() <= 60
 
 
+@pytest.mark.slow
 def test_truncated_es_decays_the_learning_rate_too_much_and_pes_does_not(tmp_path):
     found = curves("lr_schedule", tmp_path)
     pes, truncated = found["train, PES 10"], found["train, truncated ES 10"]

@@ -12,6 +12,7 @@ from meta_train import config_file, registry
 from meta_train.config_schema import Checkpoint, Count, Runtime, Section, WandB
 from meta_train.population import CONTROLLERS
 from meta_train.population.base import Controller, Rhythm, Setting, Trainer
+from meta_train.population.check import check_trainer
 from meta_train.population.engine import Copy, member_mesh
 from meta_train.population.space import SCALES, Space
 from meta_train.population.trainers import TRAINERS
@@ -175,6 +176,8 @@ def assemble(config: PopulationConfig) -> Parts:
     trainer = attempt(build, TRAINERS, config.trainer, tuple(space), where="trainer")
     if trainer is not None:
         problems += _check_names(trainer, tuple(space), config.trainer["name"])
+        if not problems:
+            attempt(check_trainer, trainer, space)
     controller = None
     if not any(problem.key == "eval_every" for problem in problems):
         setting = Setting(space, rhythm, config.copied.hypers)

@@ -142,7 +142,7 @@ SHORT = {
     "controller.max_eval_steps=24": "max_eval_steps: must hold at least 7 evaluations",
     "controller.subpopulations=[3, 4]": "controller.subpopulations.0: must be >= 4 (value 3)",
     "controller.evaluators=[5]": "controller.evaluators: must be at most the 4 members of P2, got 5",
-    "controller.exploit={name: truncation, top: 0.6, bottom: 0.6}": "controller.exploit.top: must be at most 1 - bottom (0.4), got 0.6",
+    "controller.exploit={name: truncation, top: 0.6, bottom: 0.6}": "top: must be at most 1 - bottom (0.4)",
     "controller.exploit={name: truncation, top: 1.5}": "controller.exploit.top: must be <= 1 (value 1.5)",
     "mesh.members=3": "mesh.members must divide the 11 members, got 3",
     "hypers.dim={name: integer, bounds: [1, 4]}": "hypers.dim: changes shapes or the program",

@@ -8,8 +8,10 @@ import pytest
 
 from meta_train.population import engine as engine_lib
 from meta_train.population.base import Member, Rhythm, Trainer
+from meta_train.population.check import check_trainer
 from meta_train.population.engine import Copy, engine
 from meta_train.population.meta_training import meta_training, with_sigma
+from meta_train.population.space import linear
 from meta_train.population.supervised import supervised
 from meta_train.problems import ConfigError
 from tasks import TASKS
@@ -95,10 +97,10 @@ def test_a_sigma_is_written_where_the_estimator_keeps_it_and_nowhere_else(meta):
 
 
 def test_inner_problems_that_are_not_copied_begin_anew(meta):
-    trainer, _ = meta
+    trainer, compiled = meta
     run = engine(trainer, 2, Rhythm(4, 2), copy=Copy(inner=False))
     hypers = {"learning_rate": np.array([0.1, 0.1], F32), "sigma": np.array([0.1, 0.1], F32)}
-    members = run.gather(run.init(jax.random.key(0), hypers), np.array([0, 0], np.int32))
+    members = run.gather(compiled.init(jax.random.key(0), hypers), np.array([0, 0], np.int32))
     flags = [
         x for path, x in jax.tree_util.tree_leaves_with_path(members.inner) if name_of(path) == "diverged"
     ]
@@ -156,7 +158,6 @@ def test_members_on_several_devices_or_in_chunks_are_the_same_bits():
     for other in (
         engine(counter(), 4, Rhythm(6, 2), mesh=engine_lib.member_mesh(4, 4)),
         engine(counter(), 4, Rhythm(6, 2), mesh=engine_lib.member_mesh(2, 4), chunk=1),
-        engine(counter(), 4, Rhythm(6, 2), chunk=3),
     ):
         same, found = advance(other)
         np.testing.assert_array_equal(scores, found)
@@ -184,3 +185,29 @@ def test_only_the_parts_that_are_asked_for_are_copied(part):
 def test_a_mesh_that_does_not_fit_is_refused(devices, members, message):
     with pytest.raises(ValueError, match=message):
         engine_lib.member_mesh(devices, members)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"init": lambda key, hypers: jnp.zeros([])}, "^trainer.init must return a Member, got a ShapeDtype"),
+        (
+            {"step": lambda m, h, key, data: m._replace(weights=jnp.zeros([2]))},
+            r"^trainer.step must keep member.weights float32\[\], got float32\[2\]$",
+        ),
+        ({"step": lambda m, h, key, data: m._replace(inner=())}, "^trainer.step must return a Member like"),
+        (
+            {"score": lambda m, data: jnp.zeros([3])},
+            r"^trainer.score must return one float, got float32\[3\]$",
+        ),
+        (
+            {"step": lambda m, h, key, data: m if h["rate"] > 0 else m},
+            r"^trainer needs the value of a hyperparameter while it is compiled \(rate\)",
+        ),
+    ],
+)
+def test_a_trainer_that_breaks_its_contract_is_refused_before_it_compiles(changed, message):
+    space = {"rate": linear(bounds=(0.0, 1.0))}
+    check_trainer(counter(), space)
+    with pytest.raises(ValueError, match=message):
+        check_trainer(counter()._replace(**changed), space)

@@ -5,7 +5,17 @@ from typing import Any
 
 from meta_train.commands.output import write_json
 
-KINDS = ("tasks", "named", "augmentations", "estimators", "optimizers", "systems")
+KINDS = (
+    "tasks",
+    "named",
+    "augmentations",
+    "estimators",
+    "optimizers",
+    "systems",
+    "controllers",
+    "trainers",
+    "scales",
+)
 
 
 def add(commands: Any) -> None:
@@ -16,7 +26,7 @@ def add(commands: Any) -> None:
     listing.set_defaults(command=list_command)
 
     describe = commands.add_parser(
-        "describe", help="docstring, options and defaults of a name, or of `config`"
+        "describe", help="docstring, options and defaults of a name, or of `config`, `population`"
     )
     describe.add_argument("name", metavar="NAME")
     describe.set_defaults(command=describe_command)
@@ -25,6 +35,9 @@ def add(commands: Any) -> None:
 def registries() -> dict[str, dict[str, Any]]:
     """The registries by the names that the command line gives them."""
     from meta_train.config_checks import default_registries
+    from meta_train.population import CONTROLLERS
+    from meta_train.population.space import SCALES
+    from meta_train.population.trainers import TRAINERS
     from meta_train.systems import SYSTEMS
 
     found = default_registries()
@@ -34,6 +47,9 @@ def registries() -> dict[str, dict[str, Any]]:
         "estimators": found.estimators,
         "optimizers": found.learned_optimizers,
         "systems": SYSTEMS,
+        "controllers": CONTROLLERS,
+        "trainers": TRAINERS,
+        "scales": SCALES,
     }
 
 
@@ -63,6 +79,11 @@ def describe_command(args: argparse.Namespace) -> int:
 
     if args.name == "config":
         print(render(describe_model(RunConfig, "config")), end="")
+        return 0
+    if args.name == "population":
+        from meta_train.population.config import PopulationConfig
+
+        print(render(describe_model(PopulationConfig, "population")), end="")
         return 0
     everything = {name: factory for registry in registries().values() for name, factory in registry.items()}
     if args.name in NAMED:

@@ -31,9 +31,9 @@ class LostProcess(RunError):
 class Interrupted(Exception):
     """Somebody asked the run to stop (Ctrl-C, SIGTERM); its state at `step` is saved."""
 
-    def __init__(self, step: int):
+    def __init__(self, step: int, unit: str = "outer step"):
         self.step = step
-        super().__init__(f"interrupted after outer step {step}; the checkpoint is saved")
+        super().__init__(f"interrupted after {unit} {step}; the checkpoint is saved")
 
 
 def every(n: int | None, hook: Hook, *, last: int) -> Hook:

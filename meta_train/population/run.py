@@ -86,7 +86,7 @@ def run_population(
                     checkpoints.save(stage.round, stage.members, _meta(stage, files.wandb_id))
                 if stop and stage.round < config.rounds:
                     checkpoints.wait()
-                    raise Interrupted(stage.round)
+                    raise Interrupted(stage.round, "round")
         found = run.engine.test(stage.members, parts.trainer.data)
     record = lineage.read(directory)[-1]
     slot = best_member(parts.controller, record)

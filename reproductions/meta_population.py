@@ -64,9 +64,9 @@ def draw(result: dict[str, Any], figure: Any) -> None:
         for panel, name in zip(panels[1:], found["schedule"], strict=True):
             panel.step(result["steps"], found["schedule"][name], color=common.COLOURS[i], label=label)
             panel.set(yscale="log", ylabel=name.replace("_", " "), xlabel="outer steps")
-    panels[0].set(xlabel="outer steps", ylabel="-mean log loss of the best member")
+    panels[0].set(xlabel="outer steps", ylabel="-mean log loss of the best member", ylim=(2, None))
     figure.legend(*panels[1].get_legend_handles_labels(), loc="outside lower center", ncols=3)
 
 
 if __name__ == "__main__":
-    common.main(__doc__ or "", run, draw, seeds=[0, 1, 2])
+    common.main(__doc__ or "", run, draw, seeds=list(range(10)))

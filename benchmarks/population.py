@@ -23,7 +23,7 @@ from meta_train.population.base import Rhythm
 from meta_train.population.engine import engine, member_mesh
 from meta_train.population.supervised import supervised
 
-ROUND_STEPS, ROUNDS, GATE = 200, 40, 0.4
+ROUND_STEPS, ROUNDS, GATE = 200, 100, 0.4
 DEVICES = 2
 
 

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import optax
 from annotated_types import Ge
 
-from learned_opt import LEARNED_OPTIMIZERS
+from learned_opt import LEARNED_OPTIMIZERS, LearnedOptimizer
 from meta_train import combine, perturb
 from meta_train import config as config_lib
 from meta_train.config_schema import RunConfig
-from meta_train.estimators import ESTIMATORS
+from meta_train.estimators import ESTIMATORS, GradientEstimator
 from meta_train.experiment import build_family, check_gradient, check_system, inner_system
 from meta_train.inner import Objective, inner_training
 from meta_train.outer_optimizer import optimizers
@@ -52,16 +52,7 @@ def meta_training(
     """
     settings = _settings(config, searched)
     lopt = build(LEARNED_OPTIMIZERS, settings.learned_optimizer)
-    estimators, weights, data = {}, {}, {}
-    for task in settings.tasks:
-        family = build_family(task.spec, "tasks")
-        check_family(family)
-        system = inner_system(settings, family, lopt)
-        check_system(system, lopt, family.data)
-        estimators[task.label] = build(ESTIMATORS, settings.estimator, system)
-        check_gradient(estimators[task.label], lopt, family.data)
-        weights[task.label], data[task.label] = task.weight, family.data
-    estimator = combine.average(estimators, weights=weights, scaling=settings.loss_scaling)
+    estimator, data = _estimator(settings, lopt)
     make = searched_optimizer(settings.outer_optimizer.spec, searched, settings.outer_steps)
     if SIGMA in searched:
         _check_sigma(estimator, lopt, settings.estimator["name"])
@@ -112,6 +103,20 @@ def meta_training(
         restart=restart,
         test=test,
     )
+
+
+def _estimator(settings: RunConfig, lopt: LearnedOptimizer) -> tuple[GradientEstimator, dict[str, Any]]:
+    """The estimator of the mean over the config's families, on one device, and the families' data."""
+    estimators, weights, data = {}, {}, {}
+    for task in settings.tasks:
+        family = build_family(task.spec, "tasks")
+        check_family(family)
+        system = inner_system(settings, family, lopt)
+        check_system(system, lopt, family.data)
+        estimators[task.label] = build(ESTIMATORS, settings.estimator, system)
+        check_gradient(estimators[task.label], lopt, family.data)
+        weights[task.label], data[task.label] = task.weight, family.data
+    return combine.average(estimators, weights=weights, scaling=settings.loss_scaling), data
 
 
 def _settings(config: dict[str, Any], searched: tuple[str, ...]) -> RunConfig:

@@ -19,6 +19,7 @@ from meta_train.population import lineage
 from meta_train.population.evolve import begin
 from meta_train.population.run import build_population, run_population
 
+CONFIGS = Path(__file__).parents[3] / "configs"
 CONFIG = """
 rounds: 30
 round_steps: 20
@@ -166,6 +167,12 @@ def test_a_population_that_diverged_altogether_stops_and_names_the_round(capsys)
     assert cli.command(["population", "mine.yaml", wild, "--out", "run"]) == 1
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and "no member has a finite fitness any more after round 1 (step 20)" in err
+
+
+@pytest.mark.parametrize("file", sorted(CONFIGS.glob("population_*.yaml")), ids=lambda file: file.stem)
+def test_the_configs_that_come_along_can_be_run(file):
+    config = config_lib.load(file)
+    assert config_lib.parse(config_lib.resolved(config)) == config
 
 
 def test_another_config_cannot_resume_a_run(finished, capsys):

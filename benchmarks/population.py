@@ -62,7 +62,7 @@ def measure(sizes: tuple[int, ...], batch_size: int) -> dict[str, dict[str, floa
     """
     cases = [case(m, batch_size) for m in sizes]
     times = [[c.round(number) for c in cases] for number in range(1, ROUNDS + 1)]
-    best = np.min(times, 0)
+    best = np.asarray(times).min(0)
     return {
         str(c.num_members): {
             "first_call_seconds": c.first_call,

@@ -93,7 +93,7 @@ def expand_named(raw: dict[str, Any], registries: Registries) -> dict[str, Any]:
 
     def expand(tasks: Any, labelled: bool) -> Any:
         def one(spec):
-            named = registries.named.get(spec.get("name")) if isinstance(spec, dict) else None
+            named = registries.named.get(str(spec.get("name"))) if isinstance(spec, dict) else None
             if named is None:
                 return spec
             label = {"label": spec["name"]} if labelled else {}

@@ -10,6 +10,7 @@ import jax
 from meta_train import combine, perturb
 from meta_train.config import RunConfig
 from meta_train.estimators import ESTIMATORS, GradientEstimator, nres
+from meta_train.estimators.noise import Noise
 from meta_train.experiment import Experiment, inner_system, tree_bytes
 from meta_train.gradient_statistics import GROUPS, Row, Sample, compare, cosine_of, measure, norm_of, z_score
 from meta_train.problems import ConfigError, Problem
@@ -92,7 +93,8 @@ def plan(
       truncation_lengths: Ks; None for the config's, and a longer one where T is constant.
       sigmas: None for the config's, a third of it and three times of it.
     """
-    own = config.estimator
+    # Single pairs are measured, at one sigma: of the noise's options only the scales matter.
+    own = {k: _alone(v) if k == "noise" else v for k, v in config.estimator.items()}
     sigma = own.get("sigma", SIGMA)
     ks = dict.fromkeys(truncation_lengths or _default_lengths(config))
     sigmas = sorted(set(sigmas or (float(f"{sigma * factor:.2g}") for factor in (1 / 3, 1, 3))))
@@ -107,6 +109,10 @@ def plan(
                 more = {option: value for option, value in chosen.items() if value is not None}
                 settings.append(Setting(spec | more, k or spec.get("max_window"), s))
     return settings
+
+
+def _alone(noise: dict[str, Any]) -> dict[str, Any]:
+    return Noise()._asdict() | {"scales": noise["scales"]}
 
 
 def _default_lengths(config: RunConfig) -> list[int]:

@@ -19,7 +19,7 @@ import optax
 from meta_train import perturb
 from meta_train.combine import AverageState, weigh
 from meta_train.estimators.base import Estimate, GradientEstimator, summarise
-from meta_train.outer import OuterState, OuterStep, update_theta
+from meta_train.outer import OuterState, OuterStep, only, update_theta
 
 DECAY = 0.99  # of the running sizes of the families' gradients, as in `combine.average`
 
@@ -110,6 +110,7 @@ def make_mixture_step(
         before = None if families.running is None else families.running[places]
         shares = jnp.full(len(estimates), 1 / len(estimates))
         grad, loss, running = weigh(estimates, shares, before, counts[places], scaling=scaling, decay=DECAY)
+        grad = only(trained, grad)
         theta, theta_ema, opt_state, norm = update_theta(state, grad, optimizer, ema=ema, trained=trained)
         if families.running is not None:
             running = families.running.at[places].set(running)

@@ -77,6 +77,7 @@ def make_outer_step(
     def one_step(state, data):
         key = jax.random.fold_in(state.key, state.outer_step)
         estimate, estimator_state = estimator.estimate(state.theta, state.estimator_state, key, data)
+        estimate = estimate._replace(grad=only(trained, estimate.grad))
         theta, theta_ema, opt_state, update_norm = update_theta(
             state, estimate.grad, optimizer, ema=ema, trained=trained
         )
@@ -96,6 +97,13 @@ def make_outer_step(
     return OuterStep(jax.jit(init), jax.jit(step, donate_argnums=0))
 
 
+def only(trained: tuple[str, ...], tree: Any) -> Any:
+    """A tree like theta with zeros under all keys but those that are trained; () for all of it."""
+    if not trained:
+        return tree
+    return {k: x if k in trained else jax.tree.map(jnp.zeros_like, x) for k, x in tree.items()}
+
+
 def update_theta(
     state: OuterState,
     grad: Any,
@@ -108,19 +116,13 @@ def update_theta(
 
     Args:
       state: before the step.
-      grad: like theta.
+      grad: like theta, 0 where theta is frozen.
       optimizer: as in `make_outer_step`.
       ema: as there.
       trained: as there.
     """
-
-    def unfrozen(tree):
-        if not trained:
-            return tree
-        return {k: x if k in trained else jax.tree.map(jnp.zeros_like, x) for k, x in tree.items()}
-
-    updates, opt_state = optimizer.update(unfrozen(grad), state.opt_state, state.theta)
-    updates = unfrozen(updates)
+    updates, opt_state = optimizer.update(grad, state.opt_state, state.theta)
+    updates = only(trained, updates)  # an optimizer's weight decay moves what has no gradient too
     theta = optax.apply_updates(state.theta, updates)
     return theta, perturb.mix(ema, state.theta_ema, theta), opt_state, jnp.sqrt(perturb.sq_norm(updates))
 

@@ -30,6 +30,7 @@ def test_influence_balancing_divides_the_estimators_as_in_figure_5(tmp_path):
     assert found["TBPTT 10"]["loss"][0][-1] > 1e10
 
 
+@pytest.mark.slow
 def test_in_the_toy_regression_only_unbiased_estimators_leave_the_plain(tmp_path):
     found = {label: np.asarray(c["objective"]) for label, c in curves("toy_regression", tmp_path).items()}
     np.testing.assert_allclose([c[:, 0] for c in found.values()], 2487.8, atol=0.5)
@@ -40,6 +41,7 @@ def test_in_the_toy_regression_only_unbiased_estimators_leave_the_plain(tmp_path
     assert 1000 < np.median(found["truncated ES"][:, -5:]) < 1700
 
 
+@pytest.mark.slow
 def test_pes_finds_the_best_penalty_from_every_start_and_truncated_es_another(tmp_path):
     found = curves("l2_tuning", tmp_path)
     best = 2.8446  # of the exact ridge solutions
@@ -50,6 +52,7 @@ def test_pes_finds_the_best_penalty_from_every_start_and_truncated_es_another(tm
         assert truncated < best - 0.4, start
 
 
+@pytest.mark.slow
 def test_nres_fits_the_lorenz_equations_and_derivatives_do_not(tmp_path):
     found = curves("lorenz", tmp_path)
     loss = {label: curve["loss"][0] for label, curve in found.items()}

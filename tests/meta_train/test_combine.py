@@ -152,7 +152,7 @@ def whole():
     return thetas(1)
 
 
-@pytest.mark.parametrize("devices, chunk", [(4, 1), (2, 4)])
+@pytest.mark.parametrize("devices, chunk", [pytest.param(4, 1, marks=pytest.mark.slow), (2, 4)])
 def test_chunks_change_nothing_but_the_memory(whole, devices, chunk):
     found = thetas(devices, chunk=chunk)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), found, whole)

@@ -14,6 +14,7 @@ from meta_train import config as config_lib
 from meta_train.diagnose import Diagnosis, Reference, plan
 from meta_train.diagnose_report import choose, closing_line, draw, print_table, to_json
 from meta_train.estimators import nres, pes, tbptt, truncated_es
+from meta_train.estimators.noise import Noise
 from meta_train.gradient_statistics import Row, compare, measure, z_score
 from meta_train.systems.toys import accumulator, vector_linear_quadratic
 
@@ -165,7 +166,13 @@ def test_the_plan_sweeps_what_each_estimator_has():
             "tasks": [{"name": "quadratic"}],
             "learned_optimizer": {"name": "learnable_adam"},
             "inner": {"unroll_length": 100},
-            "estimator": {"name": "gpes", "noise_period": 40, "truncation_length": 10, "delta_clip": 1.0},
+            "estimator": {
+                "name": "gpes",
+                "noise_period": 40,
+                "truncation_length": 10,
+                "delta_clip": 1.0,
+                "noise": {"cohort": 4, "orthogonal": True, "scales": {"log_lr": 2.0}},
+            },
             "outer_optimizer": {"learning_rate": 0.01},
         }
     )
@@ -173,7 +180,9 @@ def test_the_plan_sweeps_what_each_estimator_has():
     assert len(labels) == len(set(labels)) == 4 * 2 * 3 + 2
     assert {"gpes K=10 sigma=0.0033", "pes K=50 sigma=0.03", "tbptt K=50"} <= set(labels)
     (setting,) = plan(config, ["full_es"], [20], [0.5])
-    assert setting.spec == {"name": "full_es", "num_particles": 1, "sigma": 0.5, "delta_clip": 1.0}
+    noise = Noise(scales={"log_lr": 2.0})._asdict()  # of the options of the noise only the scales are kept
+    options = {"num_particles": 1, "sigma": 0.5, "delta_clip": 1.0, "noise": noise}
+    assert setting.spec == {"name": "full_es", **options}
 
 
 @pytest.fixture

@@ -53,6 +53,7 @@ def test_large_thetas_get_the_noise_of_small_ones():
     assert jnp.array_equal(grads[0][0], grads[1][0]) and len(jnp.unique(grads[1][:, 0])) == 4
 
 
+@pytest.mark.slow
 def test_a_thousand_steps_of_a_network_fit_into_a_gibibyte():
     """TBPTT, K = 1000, 16 particles of a 64-32-10 network (|params| = 2410) and the per-parameter MLP.
 

@@ -99,7 +99,13 @@ def test_options_are_keyword_only_with_types_and_defaults(name):
         assert f"{option.name}:" in ESTIMATORS[name].__doc__
 
 
-@pytest.mark.parametrize("name", ESTIMATORS)
+# The others take as long again.
+QUICK = ("full_es", "gpes", "nres", "pes", "tbptt", "truncated_es")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in ESTIMATORS]
+)
 def test_the_outer_loop_can_rely_on_it(name):
     found = testing.check_loop(Subject(ESTIMATORS[name]))
     assert {n: check.detail for n, check in found.items() if not check.passed} == {}

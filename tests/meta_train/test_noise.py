@@ -69,7 +69,10 @@ def test_orthogonal_pairs_with_shared_problems_and_scaled_leaves_stay_unbiased(n
     assert found.passed, found.detail
 
 
-@pytest.mark.parametrize("name", ["gpes", "full_es", "truncated_es"])
+@pytest.mark.parametrize(
+    "name",
+    ["gpes", *(pytest.param(name, marks=pytest.mark.slow) for name in ("full_es", "truncated_es"))],
+)
 def test_the_outer_loop_can_rely_on_every_option_together(name):
     """Resumes bit by bit, compiles once, same answer on 4 devices (a cohort on two of them), and so on."""
     found = testing.check_loop(Subject(functools.partial(ESTIMATORS[name], noise=EVERYTHING)))

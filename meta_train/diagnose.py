@@ -94,7 +94,7 @@ def plan(
       sigmas: None for the config's, a third of it and three times of it.
     """
     # Single pairs are measured, at one sigma: of the noise's options only the scales matter.
-    own = {k: _alone(v) if k == "noise" else v for k, v in config.estimator.items()}
+    own: Spec = {k: _alone(v) if k == "noise" else v for k, v in config.estimator.items()}
     sigma = own.get("sigma", SIGMA)
     ks = dict.fromkeys(truncation_lengths or _default_lengths(config))
     sigmas = sorted(set(sigmas or (float(f"{sigma * factor:.2g}") for factor in (1 / 3, 1, 3))))

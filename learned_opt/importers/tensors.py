@@ -42,7 +42,7 @@ def _safetensors(file: File) -> dict[str, np.ndarray]:
 
 def _torch(file: File) -> dict[str, np.ndarray]:
     try:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports] - optional
     except ImportError as error:
         raise ImportProblem(
             f"{file.name} is a PyTorch file: reading it needs `pip install torch`; "

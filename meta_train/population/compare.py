@@ -56,7 +56,7 @@ def smooth_gp(values: np.ndarray) -> np.ndarray:
 
     The kernel matrix of evenly spaced points depends on their number alone, so its eigenvectors are kept,
     and the whole grid costs two matrix-vector products. (scikit-learn's regressor, which a test compares
-    this with, takes 100 times as long.)
+    this with, takes much longer.)
     """
     values = np.asarray(values, float)
     if not np.isfinite(values).all():

@@ -77,8 +77,8 @@ def _fused(eqn: Any, readers: list[str]) -> bool:
 def _inside(eqn: Any, inner: core.Jaxpr) -> int:
     found = peak(inner)
     if eqn.primitive.name == "scan":  # a turn writes its new carry beside the old one
-        n = eqn.params["num_carry"]
-        found += sum(size_of(var.aval) for var in inner.outvars[:n])
+        pairs = zip(inner.outvars, eqn.outvars, strict=True)  # what is stacked has one more axis outside
+        found += sum(size_of(one.aval) for one, out in pairs if one.aval.shape == out.aval.shape)
     return found
 
 

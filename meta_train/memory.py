@@ -78,8 +78,12 @@ def _inside(eqn: Any, inner: core.Jaxpr) -> int:
     found = peak(inner)
     if eqn.primitive.name == "scan":  # a turn writes its new carry beside the old one
         pairs = zip(inner.outvars, eqn.outvars, strict=True)  # what is stacked has one more axis outside
-        found += sum(size_of(one.aval) for one, out in pairs if one.aval.shape == out.aval.shape)
+        found += sum(size_of(one.aval) for one, out in pairs if _shape(one) == _shape(out))
     return found
+
+
+def _shape(var: Any) -> tuple[int, ...]:
+    return var.aval.shape
 
 
 def _inner(eqn: Any) -> list[core.Jaxpr]:

@@ -90,12 +90,11 @@ def _means(calls: list[dict]) -> dict[str, float]:
     return {name: math.fsum(values) / len(values) for name, values in found.items()}
 
 
-def forecast_time(say: Callable[[str], None], done: int, last: int, *, after: int = 10) -> Hook:
+def forecast_time(say: Callable[[str], None], last: int, *, after: int = 10) -> Hook:
     """Says once, after ten outer steps beside the first call (which compiles), how long the rest will take.
 
     Args:
       say: how to say it.
-      done: outer steps that were done when the session began.
       last: the run's last step.
       after: outer steps to measure.
     """

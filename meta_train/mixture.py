@@ -156,7 +156,6 @@ class _Programs:
         self._estimators, self._data = estimators, data
         self._compiled: dict[str, Future] = {}
         self._names: dict[str, tuple[str, str]] = {}
-        self._threads: ThreadPoolExecutor | None = None
 
     def compile(self, labels: tuple[str, ...]) -> None:
         """Traces the families, and compiles what differs."""

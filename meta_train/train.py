@@ -110,7 +110,7 @@ def run(
                 return found | ({"streams": feeds.position(step)} if experiment.streams else {})
 
             run_hooks = _hooks(experiment, checkpoints, writer, save_meta, asked_to_stop, display)
-            run_hooks.insert(0, hooks.forecast_time(display.say, done, config.outer_steps))
+            run_hooks.insert(0, hooks.forecast_time(display.say, config.outer_steps))
             if profile is not None:
                 run_hooks.insert(0, hooks.profile(profile, display.say, last=config.outer_steps))
             if families:
@@ -204,15 +204,11 @@ def _writer(config, directory, resume_step, wandb_id, display) -> Iterator[Write
     if not hosts.is_first():
         yield all_of([])
         return
-    wandb = config.logging.wandb
     writer = all_of(
         [
             jsonl_writer(directory / METRICS, resume_step=resume_step),
             wandb_writer(
-                mode=wandb.mode,
-                project=wandb.project,
-                name=wandb.name,
-                entity=wandb.entity,
+                **config.logging.wandb.model_dump(),  # its keys are the writer's options
                 directory=directory,
                 config=config_lib.resolved(config),
                 run_id=wandb_id,

@@ -145,14 +145,10 @@ class _Files:
     """lineage.jsonl, metrics.jsonl and Weights & Biases; closed in any case."""
 
     def __init__(self, config: PopulationConfig, directory: Path, resume_round, wandb_id, display) -> None:
-        wandb = config.logging.wandb
         self._lineage = jsonl_writer(directory / lineage.LINEAGE, resume_step=resume_round)
         metrics = jsonl_writer(directory / METRICS, resume_step=resume_round)
         remote = wandb_writer(
-            mode=wandb.mode,
-            project=wandb.project,
-            name=wandb.name,
-            entity=wandb.entity,
+            **config.logging.wandb.model_dump(),  # its keys are the writer's options
             directory=directory,
             config=config_lib.resolved(config),
             run_id=wandb_id,

@@ -55,16 +55,48 @@ def shard(
       ValueError: a number of particles that the number of devices, or that times the chunk, does not
         divide; no chunk where it is to be deterministic.
     """
-    if estimator.num_particles % mesh.size:
-        raise ValueError(
-            f"num_particles must be a multiple of the number of devices ({mesh.size}), "
-            f"got {estimator.num_particles}"
-        )
-    _check_chunk(chunk, estimator.num_particles // mesh.size, deterministic)
+    local = on_axis(estimator, mesh.size, chunk=chunk, deterministic=deterministic)
     everywhere: Any = PartitionSpec()
     split: Any = PartitionSpec(AXIS)
+    estimate = jax.shard_map(
+        local.estimate,
+        mesh=mesh,
+        in_specs=(everywhere, split, everywhere, everywhere),
+        out_specs=(Estimate(everywhere, everywhere, split, everywhere), split),
+        check_vma=False,
+    )
 
-    def local(theta, state, key, data):
+    def init(theta, key):
+        return jax.lax.with_sharding_constraint(estimator.init(theta, key), NamedSharding(mesh, split))
+
+    return estimator._replace(init=init, estimate=estimate)
+
+
+def on_axis(
+    estimator: GradientEstimator, num_devices: int, *, chunk: int | None = None, deterministic: bool = False
+) -> GradientEstimator:
+    """An estimator for code that runs inside a `shard_map` over the axis "particles" already.
+
+    `estimate` takes and gives the state of a device's own particles; its gradient and its loss are those of
+    all particles, its `particles` numbers those of its own. `init` is still that of all of them.
+
+    Args:
+      estimator: of all particles.
+      num_devices: size of the axis.
+      chunk: as in `shard`.
+      deterministic: as there.
+
+    Raises:
+      ValueError: as there.
+    """
+    if estimator.num_particles % num_devices:
+        raise ValueError(
+            f"num_particles must be a multiple of the number of devices ({num_devices}), "
+            f"got {estimator.num_particles}"
+        )
+    _check_chunk(chunk, estimator.num_particles // num_devices, deterministic)
+
+    def estimate(theta, state, key, data):
         if chunk is None:
             estimate, state = estimator.estimate(theta, state, key, data)
             grad, loss = jax.lax.pmean((estimate.grad, estimate.loss), AXIS)
@@ -77,18 +109,7 @@ def shard(
                 grad, loss = jax.lax.pmean(_ordered_mean(parts), AXIS)
         return estimate._replace(grad=grad, loss=loss), state
 
-    estimate = jax.shard_map(
-        local,
-        mesh=mesh,
-        in_specs=(everywhere, split, everywhere, everywhere),
-        out_specs=(Estimate(everywhere, everywhere, split, everywhere), split),
-        check_vma=False,
-    )
-
-    def init(theta, key):
-        return jax.lax.with_sharding_constraint(estimator.init(theta, key), NamedSharding(mesh, split))
-
-    return estimator._replace(init=init, estimate=estimate)
+    return estimator._replace(estimate=estimate)
 
 
 def _check_chunk(chunk, particles, deterministic):

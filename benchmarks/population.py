@@ -20,7 +20,8 @@ import jax
 import numpy as np
 
 from meta_train.population.base import Rhythm
-from meta_train.population.engine import engine, member_mesh
+from meta_train.population.engine import engine
+from meta_train.population.mesh import member_mesh
 from meta_train.population.supervised import supervised
 
 ROUND_STEPS, ROUNDS, GATE = 200, 100, 0.4

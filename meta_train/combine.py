@@ -158,7 +158,7 @@ class AverageState(NamedTuple):
 def average(
     estimators: dict[str, GradientEstimator],
     *,
-    weights: dict[str, float] | None = None,
+    weights: dict[str, Any] | None = None,
     scaling: Literal["none", "ema", "loss"] = "none",
     decay: float = 0.99,
 ) -> GradientEstimator:
@@ -168,7 +168,7 @@ def average(
 
     Args:
       estimators: label -> estimator of one family. `estimate` takes `data` as label -> data.
-      weights: label -> w_f > 0; None for equal ones.
+      weights: label -> w_f > 0, a number or a traced f32[]; None for equal ones.
       scaling: "none" (scale_f = 1: a family with large losses dominates), or "ema": scale_f is the
         root of the running mean of its particles' squared gradient norms, so that families weigh alike;
         "loss": the running mean of its |loss|, so that relative improvements weigh alike.
@@ -258,7 +258,7 @@ def _check_average(labels, weights, scaling, decay):
     if sorted(weights) != sorted(labels):
         raise ValueError(f"weights must name the families {', '.join(labels)}, got {', '.join(weights)}")
     for label in labels:
-        if not weights[label] > 0:
+        if not isinstance(weights[label], jax.Array) and not weights[label] > 0:
             raise ValueError(f"weights must be > 0, got {weights[label]} for {label}")
     if scaling not in ("none", "ema", "loss"):
         raise ValueError(f"scaling must be none, ema or loss, got {scaling}")

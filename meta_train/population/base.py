@@ -41,6 +41,10 @@ class Trainer(NamedTuple):
       required: those of `hypers` without a default.
       restart: `(inner) -> inner`, for a member that got new weights but keeps its own inner part.
       test: `(member, data) -> {name: f32[]}`, for reports only; nothing is ever selected by it.
+      least: the least value that a hyperparameter may take, for those that have one.
+      particles: which parts of a member are one row per particle (bools, a prefix of its tree).
+      split: `(devices) -> Trainer`, the same with the particles of each member over the devices of the mesh
+        axis "particles": its `step` and `score` see those of one device. None: it has no particles.
     """
 
     init: Callable[[jax.Array, Any], Member]
@@ -52,6 +56,9 @@ class Trainer(NamedTuple):
     required: tuple[str, ...] = ()
     restart: Callable[[Any], Any] = lambda inner: inner
     test: Callable[[Member, Any], dict[str, jax.Array]] = lambda member, data: {}
+    least: dict[str, float] = {}
+    particles: Member = Member(False, False, False)
+    split: "Callable[[int], Trainer] | None" = None
 
 
 class Rhythm(NamedTuple):

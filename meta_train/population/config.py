@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
+import numpy as np
 from annotated_types import Ge, Interval, MinLen
 from pydantic import ValidationError
 
@@ -13,7 +14,8 @@ from meta_train.config_schema import Checkpoint, Count, Runtime, Section, WandB
 from meta_train.population import CONTROLLERS
 from meta_train.population.base import Controller, Rhythm, Setting, Trainer
 from meta_train.population.check import check_trainer
-from meta_train.population.engine import Copy, member_mesh
+from meta_train.population.engine import Copy
+from meta_train.population.mesh import divided, member_mesh
 from meta_train.population.space import SCALES, Space
 from meta_train.population.trainers import TRAINERS
 from meta_train.problems import ConfigError, Problem, from_validation, from_value_error, nearest
@@ -34,10 +36,12 @@ class CopiedParts(Section):
 
 
 class MemberMesh(Section):
-    """How the members are split over devices."""
+    """How the members, and the particles of each, are split over devices: M times P of them."""
 
     members: Count = 1
-    """Devices that the members are split over; divides their number."""
+    """M, devices that the members are split over; divides their number."""
+    particles: Count = 1
+    """P, devices that the particles of each member are split over; divides `num_particles`."""
 
 
 class PopulationLogging(Section):
@@ -73,7 +77,7 @@ class PopulationConfig(Section):
     logging: PopulationLogging = PopulationLogging()
     """Where rows go beside lineage.jsonl and metrics.jsonl."""
     mesh: MemberMesh = MemberMesh()
-    """How the members are split over devices."""
+    """How members and particles are split over devices."""
     member_chunk: Annotated[int, Ge(1)] | None = None
     """Members trained at once on a device, when memory is short; null for all."""
     runtime: Runtime = Runtime()
@@ -176,14 +180,17 @@ def assemble(config: PopulationConfig) -> Parts:
     trainer = attempt(build, TRAINERS, config.trainer, tuple(space), where="trainer")
     if trainer is not None:
         problems += _check_names(trainer, tuple(space), config.trainer["name"])
+        problems += _check_bounds(trainer, space)
         if not problems:
             attempt(check_trainer, trainer, space)
+        if not problems:
+            attempt(divided, trainer, config.mesh.particles)
     controller = None
     if not any(problem.key == "eval_every" for problem in problems):
         setting = Setting(space, rhythm, config.copied.hypers)
         controller = attempt(build, CONTROLLERS, config.controller, setting, where="controller")
     if controller is not None:
-        attempt(member_mesh, config.mesh.members, controller.num_members)
+        attempt(member_mesh, config.mesh.members, controller.num_members, config.mesh.particles)
     if problems or trainer is None or controller is None:
         raise ConfigError(problems)
     copied = config.copied
@@ -205,3 +212,16 @@ def _check_names(trainer: Trainer, searched: tuple[str, ...], name: str) -> list
             problems.append(Problem(f"hypers.{key}", message, suggestion=nearest(key, trainer.hypers)))
     missing = [key for key in trainer.required if key not in searched]
     return problems + [Problem(f"hypers.{key}", f"is required by the trainer {name}") for key in missing]
+
+
+def _check_bounds(trainer: Trainer, space: Space) -> list[Problem]:
+    """Refuses hyperparameters that could get below the least value that the trainer knows for them."""
+    problems = []
+    for name, h in space.items():
+        if h is None or name not in trainer.least:
+            continue
+        lowest = min(h.values) if h.values else float(h.legal(np.array([-np.inf]))[0])
+        if lowest < trainer.least[name]:
+            key = f"hypers.{name}.{'values' if h.values else 'bounds'}"
+            problems.append(Problem(key, f"must not get below {trainer.least[name]:g}", lowest))
+    return problems

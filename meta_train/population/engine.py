@@ -6,12 +6,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from meta_train.population import mesh as mesh_lib
 from meta_train.population.base import Member, Rhythm, Trainer
 from meta_train.population.space import Hypers, Space
-
-AXIS = "members"
 
 
 class Copy(NamedTuple):
@@ -40,22 +39,6 @@ class Engine(NamedTuple):
     test: Callable[[Member, Any], dict[str, jax.Array]]
 
 
-def member_mesh(num_devices: int, num_members: int) -> Mesh:
-    """A mesh of the first `num_devices` devices with one axis, which members are split over.
-
-    Raises:
-      ValueError: more devices than there are, or a number that does not divide the members.
-    """
-    devices = jax.devices()
-    if not 1 <= num_devices <= len(devices):
-        raise ValueError(
-            f"mesh.members must be between 1 and {len(devices)}, the devices there are, got {num_devices}"
-        )
-    if num_members % num_devices:
-        raise ValueError(f"mesh.members must divide the {num_members} members, got {num_devices}")
-    return jax.make_mesh((num_devices,), (AXIS,), axis_types=(AxisType.Auto,), devices=devices[:num_devices])
-
-
 def engine(
     trainer: Trainer,
     num_members: int,
@@ -72,14 +55,19 @@ def engine(
       num_members: M.
       rhythm: of the rounds.
       copy: what `gather` copies.
-      mesh: devices that the members are split over; None for one.
+      mesh: of `member_mesh`, devices that the members and their particles are split over; None for one.
       chunk: members trained at once on each device, when memory is short; None for all of them.
+
+    Raises:
+      ValueError: particles that the mesh's devices do not divide.
     """
-    mesh = member_mesh(1, num_members) if mesh is None else mesh
-    slots = jnp.arange(num_members)
-    split: Any = PartitionSpec(AXIS)
+    mesh = mesh_lib.member_mesh(1, num_members) if mesh is None else mesh
+    num_devices = mesh.shape[mesh_lib.MEMBERS]
+    trainer = mesh_lib.divided(trainer, mesh.shape[mesh_lib.PARTICLES])
+    slots = np.arange(num_members, dtype=np.int32)
+    rows: Any = PartitionSpec(mesh_lib.MEMBERS)
     everywhere: Any = PartitionSpec()
-    rows = NamedSharding(mesh, split)
+    placed = mesh_lib.specs(trainer)
     options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
 
     def init_one(slot, hypers, key):
@@ -102,20 +90,23 @@ def engine(
             slot, member, hypers = xs
             return train_one(slot, member, hypers, key, number, data)
 
+        xs = (slots, members, hypers)
         if chunk is None or chunk >= slots.shape[0]:
-            return jax.vmap(one)((slots, members, hypers))
-        return jax.lax.map(one, (slots, members, hypers), batch_size=chunk)
+            members, scores = jax.vmap(one)(xs)
+        else:
+            members, scores = jax.lax.map(one, xs, batch_size=chunk)
+        return members, jax.lax.all_gather(scores, mesh_lib.MEMBERS, tiled=True)
 
     train = jax.shard_map(
         train_local,
         mesh=mesh,
-        in_specs=(split, split, split, everywhere, everywhere, everywhere),
-        out_specs=(split, split),
+        in_specs=(rows, placed, rows, everywhere, everywhere, everywhere),
+        out_specs=(placed, everywhere),
         check_vma=False,
     )
 
-    def gather(members, source):
-        taken = jax.tree.map(lambda x: x[source], members)
+    def gather_local(slots, members, source):
+        taken = mesh_lib.take_rows(members, source, slots, num_devices)
         if copy.inner:
             inner = taken.inner
         else:  # a member with new weights goes on with its own inner part, begun anew where that is possible
@@ -124,24 +115,27 @@ def engine(
             inner = jax.tree.map(
                 lambda a, b: jnp.where(moved.reshape(-1, *(1,) * (a.ndim - 1)), a, b), again, members.inner
             )
-        members = Member(
+        return Member(
             taken.weights if copy.weights else members.weights,
             taken.opt_state if copy.opt_state else members.opt_state,
             inner,
         )
-        return jax.lax.with_sharding_constraint(members, rows)
+
+    gather = jax.shard_map(
+        gather_local, mesh=mesh, in_specs=(rows, placed, rows), out_specs=placed, check_vma=False
+    )
 
     def init(key, hypers):
         members = jax.vmap(init_one, (0, 0, None))(slots, hypers, key)
-        return jax.lax.with_sharding_constraint(jax.tree.map(_strong, members), rows)
+        return mesh_lib.constrain(jax.tree.map(_strong, members), mesh, placed)
 
     return Engine(
         jax.jit(init, compiler_options=options),
         jax.jit(
             lambda m, h, k, n, d: train(slots, m, h, k, n, d), donate_argnums=0, compiler_options=options
         ),
-        jax.jit(gather, donate_argnums=0),
-        jax.jit(jax.vmap(trainer.test, (0, None))),
+        jax.jit(lambda m, source: gather(slots, m, source), donate_argnums=0),
+        jax.jit(jax.vmap(trainer.test, (0, None)), out_shardings=NamedSharding(mesh, everywhere)),
     )
 
 

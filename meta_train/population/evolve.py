@@ -8,6 +8,7 @@ import numpy as np
 
 from meta_train.hooks import RunError
 from meta_train.population import engine as engine_lib
+from meta_train.population import mesh as mesh_lib
 from meta_train.population.base import Controller, Member, Outcome, Rhythm, Trainer
 from meta_train.population.space import Hypers, Space
 
@@ -61,6 +62,7 @@ class Population(NamedTuple):
     rhythm: Rhythm
     engine: engine_lib.Engine
     seed: int
+    mesh: Any
 
 
 def population(
@@ -74,16 +76,19 @@ def population(
     mesh: Any = None,
     chunk: int | None = None,
 ) -> Population:
-    """A population that is ready to begin; arguments as those of its parts."""
+    """A population that is ready to begin, its data on every device; arguments as those of its parts."""
+    mesh = mesh_lib.member_mesh(1, controller.num_members) if mesh is None else mesh
+    trainer = trainer._replace(data=mesh_lib.everywhere(trainer.data, mesh))
     run = engine_lib.engine(trainer, controller.num_members, rhythm, copy=copy, mesh=mesh, chunk=chunk)
-    return Population(trainer, controller, space, rhythm, run, seed)
+    return Population(trainer, controller, space, rhythm, run, seed, mesh)
 
 
 def begin(population: Population) -> Stage:
     """All members before the first round."""
     state, decision = population.controller.init(_rng(population, 0))
-    key = jax.random.fold_in(jax.random.key(population.seed), 0)
-    members = population.engine.init(key, engine_lib.to_device(population.space, decision.hypers))
+    members = population.engine.init(
+        _key(population, 0), engine_lib.to_device(population.space, decision.hypers)
+    )
     members = population.engine.gather(members, decision.source.astype(np.int32))
     return Stage(0, members, decision.hypers, state, np.arange(len(decision.source))[decision.source])
 
@@ -97,10 +102,11 @@ def advance(population: Population, stage: Stage, *, last: bool) -> tuple[Stage,
       RunError: no ranked member has a finite fitness.
     """
     rhythm, trainer = population.rhythm, population.trainer
-    key = jax.random.fold_in(jax.random.key(population.seed), 1)
     hypers = engine_lib.to_device(population.space, stage.hypers)
     number = np.asarray(stage.round, np.int32)
-    members, scores = population.engine.train(stage.members, hypers, key, number, trainer.data)
+    members, scores = population.engine.train(
+        stage.members, hypers, _key(population, 1), number, trainer.data
+    )
     scores = np.asarray(scores, np.float64)
     fitness, step = fitness_of(scores, rhythm.average), (stage.round + 1) * rhythm.round_steps
     if not np.isfinite(fitness[population.controller.ranked]).any():
@@ -137,6 +143,11 @@ def fitness_of(scores: np.ndarray, average: int) -> np.ndarray:
 def best_member(controller: Controller, record: Record) -> int:
     """The ranked member with the highest fitness."""
     return int(controller.ranked[np.argmax(record.fitness[controller.ranked])])
+
+
+def _key(population: Population, stream: int) -> jax.Array:
+    key = jax.random.fold_in(jax.random.key(population.seed), stream)
+    return mesh_lib.everywhere(key, population.mesh)
 
 
 def _rng(population: Population, number: int) -> np.random.Generator:

@@ -1,6 +1,8 @@
-"""Meta-training itself as a member of a population: outer learning rate, sigma, clip are searched."""
+"""Meta-training itself as a member of a population: outer learning rate, sigma, task weights are searched."""
 
 import copy
+from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any
 
 import jax
@@ -13,10 +15,11 @@ from meta_train import combine, perturb
 from meta_train import config as config_lib
 from meta_train.config_schema import RunConfig
 from meta_train.estimators import ESTIMATORS, GradientEstimator
-from meta_train.experiment import build_family, check_gradient, check_system, inner_system
-from meta_train.inner import Objective, inner_training
+from meta_train.experiment import build_family, check_gradient, check_system, inner_system, learned_optimizer
+from meta_train.outer import only
 from meta_train.outer_optimizer import optimizers
 from meta_train.population.base import Member, Trainer
+from meta_train.population.judges import mean_log_loss
 from meta_train.population.optimizers import PLACEHOLDER, numbers_of, others_of, searched_optimizer
 from meta_train.problems import ConfigError, join
 from meta_train.registry import build, option_parameters
@@ -24,6 +27,8 @@ from meta_train.system import Rollout
 from tasks import check_family
 
 SIGMA = "sigma"
+WEIGHT = "weight."  # and the label of a task
+TINY = 1e-12  # the least weight that the program sees
 
 
 def meta_training(
@@ -38,76 +43,150 @@ def meta_training(
     Fitness is minus the mean over steps of log(training loss) of whole inner trainings with the moving
     average of theta, on the tasks of the config's `selection` (those of `tasks` if it has none): always the
     same tasks, initial parameters and minibatches. Searched can be every number of the outer optimizer
-    (`learning_rate`, `b1`, `clip_norm`, ...) and `sigma`, where the estimator keeps it in its state.
+    (`learning_rate`, `b1`, `clip_norm`, ...), `sigma`, where the estimator keeps it in its state, and, with
+    several tasks, `weight.LABEL` of each, its share of the gradient in the place of its `weight`.
 
     Args:
       searched: names of the hyperparameters that the population searches.
-      config: keys as of `meta-train run`'s file; `mesh`, `checkpoint`, `logging` and `seed` are not used.
+      config: keys as of `meta-train run`'s file; `mesh.particles`, `checkpoint`, `logging` and `seed` are not
+        used, as the population has its own.
       horizon: steps of the inner trainings that the fitness averages.
       num_seeds: inner trainings per task.
 
     Raises:
       ConfigError: what is wrong with the config.
-      ValueError: `sigma` is searched with an estimator whose state does not hold it.
+      ValueError: `sigma` is searched with an estimator whose state does not hold it; streamed tasks or a
+        rotation, which members cannot have apart.
     """
     settings = _settings(config, searched)
-    lopt = build(LEARNED_OPTIMIZERS, settings.learned_optimizer)
-    estimator, data = _estimator(settings, lopt)
-    make = searched_optimizer(settings.outer_optimizer.spec, searched, settings.outer_steps)
+    lopt = learned_optimizer(settings)
+    estimators, data = _estimators(settings, lopt)
     if SIGMA in searched:
-        _check_sigma(estimator, lopt, settings.estimator["name"])
+        _check_sigma(estimators, lopt, settings.estimator["name"])
     judged = settings.selection.tasks or [task.spec for task in settings.tasks]
-    judges = [build_family(spec, "selection.tasks") for spec in judged]
     test_specs = () if isinstance(settings.evaluation.tasks, str) else settings.evaluation.tasks
-    tests = [build_family(spec, "evaluation.tasks") for spec in test_specs]
-    score = _mean_log_loss(judges, lopt, horizon, num_seeds, 0)
-    test_score = _mean_log_loss(tests, lopt, horizon, num_seeds, 1) if tests else None
-    ema = settings.outer_optimizer.ema
+    families = {
+        "judges": [build_family(spec, "selection.tasks") for spec in judged],
+        "test": [build_family(spec, "evaluation.tasks") for spec in test_specs],
+    }
+    make = searched_optimizer(settings.outer_optimizer.spec, searched, settings.outer_steps)
+    score = partial(mean_log_loss, lopt=lopt, horizon=horizon, num_seeds=num_seeds)
 
     def init(key, hypers):
         key_theta, key_estimator = jax.random.split(key)
         theta = lopt.init(key_theta)
-        inner = estimator.init(theta, key_estimator)
+        inner = _mixture(settings, estimators).init(theta, key_estimator)
         return Member({"theta": theta, "ema": theta}, make(hypers).init(theta), inner)
+
+    def test(member, data):
+        if not families["test"]:
+            return {}
+        found = score(families["test"], stream=1)(member.weights["ema"], data["test"])
+        return {"test_log_loss": found}
+
+    def split(num_devices: int) -> Trainer:
+        alone = num_devices == 1 and settings.runtime.particle_chunk is None
+        apart = {
+            label: one if alone else _split_one(settings, label, one, num_devices)
+            for label, one in estimators.items()
+        }
+        judge = score(families["judges"], stream=0, num_devices=num_devices)
+        return whole._replace(
+            step=_step(settings, apart, make, searched, lopt, num_devices),
+            score=lambda member, data: -judge(member.weights["ema"], data["judges"]),
+        )
+
+    judge = score(families["judges"], stream=0)
+    whole = Trainer(
+        init,
+        _step(settings, estimators, make, searched, lopt, 1),
+        lambda member, data: -judge(member.weights["ema"], data["judges"]),
+        {"train": data} | {split: [f.data for f in some] for split, some in families.items()},
+        hypers=(*numbers_of(settings.outer_optimizer.name), SIGMA, *_weight_names(settings)),
+        static=_static(settings),
+        restart=restart,
+        test=test,
+        least=dict.fromkeys(_weight_names(settings), 0.0),
+        particles=Member(False, False, combine.AverageState._make([True, False, False])),
+        split=split,
+    )
+    return whole
+
+
+def _step(settings, estimators, make, searched, lopt, num_devices) -> Callable[..., Member]:
+    """One outer step of a member, on devices that hold its particles together."""
+    ema = settings.outer_optimizer.ema
 
     def step(member, hypers, key, data):
         theta, inner = member.weights["theta"], member.inner
         if SIGMA in searched:
             inner = with_sigma(inner, hypers[SIGMA])
+        estimator = _mixture(settings, estimators, hypers, num_devices)
         estimate, inner = estimator.estimate(theta, inner, key, data["train"])
-        updates, opt_state = make(hypers).update(estimate.grad, member.opt_state, theta)
-        theta = optax.apply_updates(theta, updates)
+        grad = only(lopt.trained, estimate.grad)
+        updates, opt_state = make(hypers).update(grad, member.opt_state, theta)
+        theta = optax.apply_updates(theta, only(lopt.trained, updates))
         return Member(
             {"theta": theta, "ema": perturb.mix(ema, member.weights["ema"], theta)}, opt_state, inner
         )
 
-    def test(member, data):
-        if test_score is None:
-            return {}
-        return {"test_log_loss": test_score(member.weights["ema"], data["test"])}
+    return step
 
-    name = settings.outer_optimizer.name
-    return Trainer(
-        init,
-        step,
-        lambda member, data: -score(member.weights["ema"], data["judges"]),
-        {"train": data, "judges": [f.data for f in judges], "test": [f.data for f in tests]},
-        hypers=(*numbers_of(name), SIGMA),
-        static=(
-            *others_of(name),
-            *(o.name for o in option_parameters(ESTIMATORS[settings.estimator["name"]])),
-            *(o.name for o in option_parameters(LEARNED_OPTIMIZERS[settings.learned_optimizer["name"]])),
-            *(o.name for o in option_parameters(meta_training)),
-            "unroll_length",
-        ),
-        restart=restart,
-        test=test,
+
+def _mixture(settings, estimators, hypers=None, num_devices=1) -> GradientEstimator:
+    """The mean over the families, with the weights that are searched in the place of the config's."""
+    hypers = hypers or {}
+    # All of them may be 0: then they weigh alike, rather than 0 / 0.
+    weights = {
+        task.label: jnp.maximum(hypers[WEIGHT + task.label], TINY)
+        if WEIGHT + task.label in hypers
+        else task.weight
+        for task in settings.tasks
+    }
+    if num_devices > 1:
+        estimators = {label: _all_numbers(one) for label, one in estimators.items()}
+    return combine.average(estimators, weights=weights, scaling=settings.loss_scaling)
+
+
+def _all_numbers(estimator: GradientEstimator) -> GradientEstimator:
+    """Gives the numbers of all devices' particles to each: the families' scaling averages them."""
+
+    def estimate(theta, state, key, data):
+        found, state = estimator.estimate(theta, state, key, data)
+        return found._replace(particles=jax.lax.all_gather(found.particles, combine.AXIS, tiled=True)), state
+
+    return estimator._replace(estimate=estimate)
+
+
+def _split_one(settings, label, estimator, num_devices) -> GradientEstimator:
+    if estimator.num_particles % num_devices:
+        raise ValueError(
+            f"mesh.particles must divide the {estimator.num_particles} particles of a member (task "
+            f"{label!r}), got {num_devices}"
+        )
+    chunk, deterministic = settings.runtime.particle_chunk, settings.mesh.deterministic
+    return combine.on_axis(estimator, num_devices, chunk=chunk, deterministic=deterministic)
+
+
+def _weight_names(settings: RunConfig) -> tuple[str, ...]:
+    """Weights matter relative to each other: one task has none."""
+    return tuple(WEIGHT + task.label for task in settings.tasks) if len(settings.tasks) > 1 else ()
+
+
+def _static(settings: RunConfig) -> tuple[str, ...]:
+    """Options that change shapes or the program."""
+    return (
+        *others_of(settings.outer_optimizer.name),
+        *(o.name for o in option_parameters(ESTIMATORS[settings.estimator["name"]])),
+        *(o.name for o in option_parameters(LEARNED_OPTIMIZERS[settings.learned_optimizer["name"]])),
+        *(o.name for o in option_parameters(meta_training)),
+        "unroll_length",
     )
 
 
-def _estimator(settings: RunConfig, lopt: LearnedOptimizer) -> tuple[GradientEstimator, dict[str, Any]]:
-    """The estimator of the mean over the config's families, on one device, and the families' data."""
-    estimators, weights, data = {}, {}, {}
+def _estimators(settings: RunConfig, lopt: LearnedOptimizer) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The estimators of the config's families, on one device, and the families' data; both by label."""
+    estimators, data = {}, {}
     for task in settings.tasks:
         family = build_family(task.spec, "tasks")
         check_family(family)
@@ -115,8 +194,8 @@ def _estimator(settings: RunConfig, lopt: LearnedOptimizer) -> tuple[GradientEst
         check_system(system, lopt, family.data)
         estimators[task.label] = build(ESTIMATORS, settings.estimator, system)
         check_gradient(estimators[task.label], lopt, family.data)
-        weights[task.label], data[task.label] = task.weight, family.data
-    return combine.average(estimators, weights=weights, scaling=settings.loss_scaling), data
+        data[task.label] = family.data
+    return estimators, data
 
 
 def _settings(config: dict[str, Any], searched: tuple[str, ...]) -> RunConfig:
@@ -133,6 +212,8 @@ def _settings(config: dict[str, Any], searched: tuple[str, ...]) -> RunConfig:
         raise ConfigError(p._replace(key=join("config", p.key)) for p in error.problems) from None
     if any(task.stream is not None for task in settings.tasks):
         raise ValueError("config must not stream data: members share what is on the device")
+    if settings.rotation is not None:
+        raise ValueError("config.rotation must be null: all members run one program")
     return settings
 
 
@@ -149,9 +230,9 @@ def _is_sigma(path: tuple) -> bool:
     return bool(path) and getattr(path[-1], "name", None) == SIGMA
 
 
-def _check_sigma(estimator, lopt, name):
+def _check_sigma(estimators, lopt, name):
     theta = jax.eval_shape(lopt.init, jax.random.key(0))
-    state = jax.eval_shape(estimator.init, theta, jax.random.key(0))
+    state = [jax.eval_shape(one.init, theta, jax.random.key(0)) for one in estimators.values()]
     if not any(_is_sigma(path) for path, _ in jax.tree_util.tree_leaves_with_path(state)):
         raise ValueError(f"sigma is not in the state of the estimator {name}, so it cannot be searched")
 
@@ -163,32 +244,3 @@ def restart(inner: Any) -> Any:
         return x._replace(diverged=jnp.ones_like(x.diverged)) if isinstance(x, Rollout) else x
 
     return jax.tree.map(mark, inner, is_leaf=lambda x: isinstance(x, Rollout))
-
-
-def _mean_log_loss(families, lopt, horizon, num_seeds, stream):
-    """`(theta, data of the families) -> f32[]`, over whole inner trainings on fixed keys."""
-    systems = [
-        inner_training(family, lopt, unroll_length=horizon, objective=Objective()) for family in families
-    ]
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(0), stream), num_seeds)
-
-    def one(system, theta, key, data):
-        key_init, key_steps = jax.random.split(key)
-        state, _ = system.init(theta, key_init)
-
-        def step(state, key):
-            state, loss = system.step(theta, state, key, data)
-            return state, jnp.where(
-                jnp.isfinite(loss), jnp.minimum(loss, system.worst_loss), system.worst_loss
-            )
-
-        return jax.lax.scan(step, state, jax.random.split(key_steps, horizon))[1].mean()
-
-    def score(theta, data):
-        means = [
-            jax.vmap(lambda key, system=system, d=d: one(system, theta, key, d))(keys).mean()
-            for system, d in zip(systems, data, strict=True)
-        ]
-        return jnp.stack(means).mean()
-
-    return score

@@ -15,8 +15,8 @@ from meta_train.population import config as config_lib
 from meta_train.population import lineage
 from meta_train.population.base import Controller
 from meta_train.population.config import PopulationConfig
-from meta_train.population.engine import member_mesh
 from meta_train.population.evolve import Population, Record, Stage, advance, begin, best_member, population
+from meta_train.population.mesh import member_mesh
 from meta_train.run_directory import CHECKPOINTS, CONFIG, METRICS, prepare_as
 from meta_train.train import SILENT, Display, set_up_jax, stop_signals
 from meta_train.wandb_writer import wandb_writer
@@ -87,7 +87,7 @@ def run_population(
                 if stop and stage.round < config.rounds:
                     checkpoints.wait()
                     raise Interrupted(stage.round, "round")
-        found = run.engine.test(stage.members, parts.trainer.data)
+        found = run.engine.test(stage.members, run.trainer.data)
     record = lineage.read(directory)[-1]
     slot = best_member(parts.controller, record)
     test = {name: float(values[slot]) for name, values in found.items()}
@@ -97,7 +97,7 @@ def run_population(
 def build_population(config: PopulationConfig) -> tuple[Population, config_lib.Parts]:
     """The population that a config describes, and the parts that it is made of."""
     parts = config_lib.assemble(config)
-    mesh = member_mesh(config.mesh.members, parts.controller.num_members)
+    mesh = member_mesh(config.mesh.members, parts.controller.num_members, config.mesh.particles)
     run = population(
         parts.trainer,
         parts.controller,

@@ -146,6 +146,7 @@ SHORT = {
     "controller.exploit={name: truncation, top: 0.6, bottom: 0.6}": "top: must be at most 1 - bottom (0.4)",
     "controller.exploit={name: truncation, top: 1.5}": "controller.exploit.top: must be <= 1 (value 1.5)",
     "mesh.members=3": "mesh.members must divide the 11 members, got 3",
+    "mesh.particles=2": "mesh.particles must be 1 for a trainer without particles, got 2",
     "hypers.dim={name: integer, bounds: [1, 4]}": "hypers.dim: changes shapes or the program",
     "hypers.learning_rat={name: log, bounds: [0.1, 1.0]}": "did you mean learning_rate?",
     "hypers={x: {name: log, bounds: [0.1, 1.0]}}": "hypers.learning_rate: is required by the trainer",

@@ -6,10 +6,10 @@ import numpy as np
 import optax
 import pytest
 
-from meta_train.population import engine as engine_lib
 from meta_train.population.base import Member, Rhythm, Trainer
 from meta_train.population.check import check_trainer
 from meta_train.population.engine import Copy, engine
+from meta_train.population.mesh import member_mesh
 from meta_train.population.meta_training import meta_training, with_sigma
 from meta_train.population.space import linear
 from meta_train.population.supervised import supervised
@@ -156,8 +156,8 @@ def test_members_on_several_devices_or_in_chunks_are_the_same_bits():
     members, scores = advance(run)
     assert scores.shape == (4, 3)
     for other in (
-        engine(counter(), 4, Rhythm(6, 2), mesh=engine_lib.member_mesh(4, 4)),
-        engine(counter(), 4, Rhythm(6, 2), mesh=engine_lib.member_mesh(2, 4), chunk=1),
+        engine(counter(), 4, Rhythm(6, 2), mesh=member_mesh(4, 4)),
+        engine(counter(), 4, Rhythm(6, 2), mesh=member_mesh(2, 4), chunk=1),
     ):
         same, found = advance(other)
         np.testing.assert_array_equal(scores, found)
@@ -184,7 +184,7 @@ def test_only_the_parts_that_are_asked_for_are_copied(part):
 )
 def test_a_mesh_that_does_not_fit_is_refused(devices, members, message):
     with pytest.raises(ValueError, match=message):
-        engine_lib.member_mesh(devices, members)
+        member_mesh(devices, members)
 
 
 @pytest.mark.parametrize(

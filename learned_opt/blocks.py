@@ -1,5 +1,6 @@
 """Building blocks that learned optimizers are composed of, beside features and networks."""
 
+import math
 import re
 from typing import Any
 
@@ -7,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from learned_opt.features import Tensor, fraction_embedding, rsqrt_rms, time_embedding
+from learned_opt.features import Decays, Tensor, fraction_embedding, rsqrt_rms, time_embedding
 
 # Directions of hand-designed optimizers, for nominal terms: f32[*P] of one tensor.
 NOMINAL = {
@@ -41,6 +42,33 @@ def learned_schedule(weights: jax.Array, count: jax.Array, num_steps: Any, limit
     """f32[], exp of a linear function (f32[20]) of the time on 11 scales and 9 fractions of T, clipped."""
     inputs = jnp.concatenate([time_embedding(count), fraction_embedding(count, num_steps)])
     return jnp.exp(jnp.clip(weights @ inputs, -limit, limit))
+
+
+STATISTICS = 7  # of `tensor_statistics`
+
+
+def tensor_statistics(tensor: Tensor, count: jax.Array, decays: Decays) -> jax.Array:
+    """What one tensor's training looks like, f32[7], each of order 1 and unchanged if the loss is scaled.
+
+    Three logarithms of signal to noise, the root mean square of `m / sqrt(v)` for three bias-corrected
+    momenta (it is 1 where all gradients agree, and falls to sqrt((1 - decay) / (1 + decay)) where there is noise
+    alone); the cosines between neighbouring momenta, which turn negative where steps overshoot; and
+    the logarithms of the parameters' root mean square and of their number.
+
+    Args:
+      tensor: its accumulators must have three momenta.
+      count: i32[], updates including this one.
+      decays: of its accumulators; the last RMS is used.
+    """
+    m = tensor.acc.momentum / (1 - jnp.asarray(decays.momentum) ** count)
+    v = tensor.acc.rms[..., -1:] / (1 - decays.rms[-1] ** count)
+    axes = tuple(range(m.ndim - 1))
+    size = jnp.mean(m**2, axes)
+    signal = jnp.mean(m**2 / (v + 1e-16), axes)
+    cosines = jnp.mean(m[..., 1:] * m[..., :-1], axes) * jax.lax.rsqrt(size[1:] * size[:-1] + 1e-30)
+    scale = jnp.log(jnp.mean(tensor.param**2) + 1e-6) / 8 + 0.5
+    number = math.log(tensor.param.size) / 4 - 1
+    return jnp.concatenate([0.5 * jnp.log(signal + 1e-6) + 1, cosines, scale[None], jnp.full(1, number)])
 
 
 def clip_gradients(grads: Any, max_norm: float | None) -> Any:

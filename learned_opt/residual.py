@@ -9,13 +9,14 @@ from annotated_types import Ge, Gt
 
 from learned_opt.adafac_mlp import FEATURES
 from learned_opt.base import LearnedOptimizer
-from learned_opt.blocks import adam_direction, learned_schedule
+from learned_opt.blocks import STATISTICS, adam_direction, learned_schedule, tensor_statistics
 from learned_opt.features import (
     FRACTIONS,
     LARGE,
     TIMESCALES,
     Decays,
     StateDtype,
+    fraction_embedding,
     init_state,
     observe,
     time_embedding,
@@ -29,11 +30,13 @@ DECAYS = Decays(momentum=(0.9, 0.99, 0.999), rms=(0.999,), factored=(0.9, 0.99, 
 def residual(
     *,
     hidden: Annotated[int, Ge(1)] = 8,
+    tensor_hidden: Annotated[int, Ge(0)] = 0,
     initial_lr: Annotated[float, Gt(0)] = 3e-3,
     output_scale: Annotated[float, Ge(0)] = 0.1,
     schedule_limit: Annotated[float, Gt(0)] = 7.0,
     adam_limit: Annotated[float, Gt(0)] = 3.0,
     exp_mult: Annotated[float, Ge(0)] = 0.1,
+    weight_decay: Annotated[float, Ge(0)] = 0.0,
     fused_from: Annotated[int, Ge(0)] = LARGE,
     state_dtype: StateDtype = "float32",
 ) -> LearnedOptimizer:
@@ -46,16 +49,23 @@ def residual(
     AdafacMLP's 39 inputs, o_2 clipped. At initialisation s = 0 and o is small: the optimizer is nearly
     Adam, so that meta-training begins with one that works. The 20 numbers of the schedule, which have
     the strongest signal, are learned first.
-    theta (439 meta-parameters at the defaults): `nn/~/{w,b}{0,1,2}`, and `schedule`, f32[20].
+    With `tensor_hidden`, each tensor has a factor exp(r) on its steps besides: r is the output of an MLP
+    (tanh) on seven statistics of the tensor, their means over all tensors, and the time as s sees it.
+    The statistics tell the noise and the curvature that the optimizer meets (`tensor_statistics`), so that
+    it can find the learning rate of a task unlike those of meta-training. r = 0 at initialisation.
+    theta (439 meta-parameters at the defaults): `nn/~/{w,b}{0,1,2}`, and `schedule`, f32[20]; with
+    `tensor_hidden`, `tensor/~/{w,b}{0,1}`.
 
     Args:
       hidden: width of the two hidden layers.
+      tensor_hidden: width of the hidden layer that sets each tensor's rate; 0 for none.
       initial_lr: Adam's learning rate at initialisation; > 0.
       output_scale: the last layer's initial weights, relative to the usual; >= 0. At 0 the optimizer
         is exactly Adam at initialisation.
-      schedule_limit: |s| is at most this; > 0.
+      schedule_limit: |s|, and |r|, are at most this; > 0.
       adam_limit: |o_2| is at most this; > 0.
       exp_mult: scale of o_1; >= 0.
+      weight_decay: `weight_decay * p` is added to A, as AdamW does; >= 0.
       fused_from: tensors of at least so many elements are stepped without an array of their features.
       state_dtype: of the accumulators as large as the parameters; bfloat16 halves them.
 
@@ -63,8 +73,10 @@ def residual(
       The learned optimizer; it needs the horizon (num_steps), not the loss. State: 16 bytes a
       parameter, and 12 for each row and column of a matrix (28 a parameter for vectors).
 
-    Inputs: as AdafacMLP's; for the schedule, the time and 9 fractions of the training.
-    Outputs: a direction and the logarithms of its size and of Adam's, for each parameter; one schedule.
+    Inputs: as AdafacMLP's; for the schedule, the time and 9 fractions of the training; for a tensor's rate
+    these, and signal-to-noise ratios, agreement of momenta, and sizes.
+    Outputs: a direction and the logarithms of its size and of Adam's, for each parameter; one schedule;
+    a rate for each tensor.
     Source: this project. Differs from AdafacMLP in: Adam's direction is added to the network's, the
     schedule, and decays that are not learned.
     """
@@ -75,11 +87,30 @@ def residual(
         layers = [dense(sizes[i], sizes[i + 1], str(i), scale=scale) for i, scale in enumerate(scales)]
         return per_parameter_mlp(FEATURES, tensors, layers, shared, fused_from=fused_from)
 
+    def tensor_network(inputs):
+        layers = [dense(inputs.shape[-1], tensor_hidden, "0"), dense(tensor_hidden, 1, "1", scale=0.0)]
+        x = jnp.tanh(inputs @ layers[0][0] + layers[0][1])
+        return (x @ layers[1][0] + layers[1][1])[..., 0]
+
     net = hk.without_apply_rng(hk.transform(network))
+    tensor_net = hk.without_apply_rng(hk.transform(tensor_network))
 
     def init(key):
         nn = net.init(key, [dummy_tensor(DECAYS)], time_embedding(jnp.zeros([])))
-        return {"nn": nn, "schedule": jnp.zeros(len(TIMESCALES) + len(FRACTIONS))}
+        times = len(TIMESCALES) + len(FRACTIONS)
+        theta = {"nn": nn, "schedule": jnp.zeros(times)}
+        if tensor_hidden:
+            theta["tensor"] = tensor_net.init(key, jnp.zeros([1, 2 * STATISTICS + times]))
+        return theta
+
+    def tensor_rates(theta, tensors, count, num_steps):
+        """f32[M], the factor of each tensor."""
+        own = jnp.stack([tensor_statistics(t, count, DECAYS) for t in tensors])
+        times = jnp.concatenate([time_embedding(count), fraction_embedding(count, num_steps)])
+        shared = jnp.concatenate([jnp.mean(own, 0), times])
+        inputs = jnp.concatenate([own, jnp.tile(shared, (len(tensors), 1))], -1)
+        r = tensor_net.apply(theta["tensor"], inputs)
+        return jnp.exp(jnp.clip(r, -schedule_limit, schedule_limit))
 
     def build(theta, num_steps=None):
         def update(grads, state, params, value):
@@ -87,11 +118,13 @@ def residual(
             schedule = learned_schedule(theta["schedule"], state.count, num_steps, schedule_limit)
             time = time_embedding(state.count)
             tensors, state = observe(grads, state, params, DECAYS)
-            rate, steps = initial_lr * schedule, []
-            for t, o in zip(tensors, net.apply(theta["nn"], tensors, time), strict=True):
+            rates, steps = [initial_lr * schedule] * len(tensors), []
+            if tensor_hidden:
+                rates = initial_lr * schedule * tensor_rates(theta, tensors, state.count, num_steps)
+            for t, o, rate in zip(tensors, net.apply(theta["nn"], tensors, time), rates, strict=True):
                 adam = adam_direction(t, state.count, DECAYS.momentum[0], DECAYS.rms[0])
                 adam = adam * jnp.exp(jnp.clip(o[..., 2], -adam_limit, adam_limit))
-                steps.append(-rate * (adam + direction(o, exp_mult)))
+                steps.append(-rate * (adam + direction(o, exp_mult) + weight_decay * t.param))
             return tree_like(steps, params), state
 
         init_fn = partial(init_state, decays=DECAYS, dtype=state_dtype)

@@ -16,9 +16,10 @@ import jax
 import jax.numpy as jnp
 
 from learned_opt import LEARNED_OPTIMIZERS, LearnedOptimizer
+from meta_train import task_tables
 from meta_train.describe import split_docstring
 from meta_train.estimators import ESTIMATORS
-from tasks import TASKS
+from tasks import NAMED, TASKS
 
 
 def part(docstring: str, name: str) -> str:
@@ -102,11 +103,18 @@ def estimators() -> str:
 
 def tasks() -> str:
     """docs/tasks.md."""
-    rows = [(f"`{name}`", split_docstring(factory)[0]) for name, factory in sorted(TASKS.items())]
+    families = table(("family", "what it is", "options", "source"), task_tables.family_rows(part))
+    note = "None of them is held out (`tasks/rings.py`)."
+    named = table(("task", "family, options", "parameters", "their shapes", "data"), task_tables.named_rows())
     return page(
-        "Task families",
-        "`meta-train describe NAME` prints the options of each.",
-        table=table(("family", "what it is"), rows),
+        "Tasks",
+        "In a config a task is `{name: FAMILY, option: value}` or `{name: TASK}`, with any option replaced.",
+        "`meta-train describe NAME` prints the options of a family; `meta-train list named` the tasks.",
+        "Data: `digits`, `wine`, ... come with scikit-learn, `pydoc` with Python, `teacher:SEED` and",
+        "`markov:SEED` are made up; `tfds:NAME`, `npz:FILE` and `hf:DIR` are yours. `[a:b]` takes rows.",
+        "",
+        f"## {len(TASKS)} families",
+        table=f"{families}\n## {len(NAMED)} named tasks\n\n{note}\n\n{named}",
     )
 
 

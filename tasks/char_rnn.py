@@ -29,6 +29,8 @@ def char_rnn(
 
     Returns:
       A family with cfg {"text": i32[], "scale": f32[]}.
+
+    Source: the character models of TaskSet (Metz et al. 2020); Karpathy 2015.
     """
 
     def network(tokens: jax.Array, vocabulary: int) -> jax.Array:

@@ -84,6 +84,8 @@ def classic_function(
 
     Returns:
       A family without data; cfg {"center": f32[dim], "start": f32[], "scale": f32[]}.
+
+    Source: Surjanovic & Bingham, Virtual Library of Simulation Experiments, 2013.
     """
     check_range("start", start)
     check_range("scale", scale)

@@ -29,6 +29,8 @@ def deep_linear(
     Returns:
       A family without data; cfg {"singular": f32[width], "scale": f32[]}. A is diagonal: a rotation
       of it could be undone by the outer matrices.
+
+    Source: Saxe, McClelland & Ganguli 2014.
     """
     check_range("condition_number", condition_number)
     check_range("initial_scale", initial_scale)

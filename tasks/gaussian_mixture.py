@@ -27,6 +27,8 @@ def gaussian_mixture(
     Returns:
       A family without data; cfg {"means": f32[true_components, dim]}; params {"means", "log_std",
       "logits"}, the means starting as N(0, 1).
+
+    Source: Bishop, Pattern Recognition and Machine Learning, 2006, 9.2.
     """
 
     def sample(key):

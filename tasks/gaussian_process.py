@@ -30,6 +30,8 @@ def gaussian_process(
     Returns:
       A family without data; cfg {"x": f32[points, dim], "y": f32[points]}; params are logarithms,
       {"lengthscale": f32[dim], "amplitude": f32[], "noise": f32[]}, starting near 0 (0.5 N(0, 1)).
+
+    Source: Rasmussen & Williams, Gaussian Processes for Machine Learning, 2006, 5.4.
     """
     check_range("lengthscale", lengthscale)
 

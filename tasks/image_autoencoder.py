@@ -30,6 +30,8 @@ def image_autoencoder(
 
     Returns:
       A family with cfg {"dataset": i32[], "scale": f32[]}.
+
+    Source: Hinton & Salakhutdinov 2006; the MLP autoencoders of TaskSet (Metz et al. 2020).
     """
 
     def loss(x: jax.Array, y: jax.Array) -> jax.Array:

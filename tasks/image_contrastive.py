@@ -41,6 +41,8 @@ def image_contrastive(
 
     Returns:
       A family with cfg {"dataset": i32[], "scale": f32[]}.
+
+    Source: Chen et al. 2020 (SimCLR).
     """
 
     def loss(x: jax.Array, y: jax.Array) -> jax.Array:

@@ -33,6 +33,8 @@ def image_conv(
 
     Returns:
       A family with cfg {"dataset": i32[], "labels": i32[classes], "scale": f32[]}.
+
+    Source: the convolutional networks of TaskSet (Metz et al. 2020).
     """
     supervised.image_stack(datasets)
 

@@ -32,6 +32,8 @@ def image_denoiser(
 
     Returns:
       A family with cfg {"dataset": i32[], "scale": f32[]}.
+
+    Source: Ho, Jain & Abbeel 2020.
     """
 
     def loss(x: jax.Array, y: jax.Array) -> jax.Array:

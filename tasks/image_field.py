@@ -33,6 +33,8 @@ def image_field(
 
     Returns:
       A family with cfg {"dataset": i32[], "image": i32[]}. In split "valid" the index names another image.
+
+    Source: Sitzmann et al. 2020.
     """
     stack = supervised.image_stack(datasets)
     height, width, channels = stack.shape

@@ -34,6 +34,8 @@ def image_mixer(
 
     Raises:
       ValueError: a patch that does not divide.
+
+    Source: Tolstikhin et al. 2021.
     """
     check_patch(supervised.image_stack(datasets).shape, patch)
 

@@ -42,6 +42,8 @@ def image_mlp(
 
     Raises:
       ValueError: data sets that cannot be loaded or do not stack.
+
+    Source: the image MLPs of TaskSet (Metz et al. 2020) and of google/learned_optimization.
     """
 
     def network(x: jax.Array, num_classes: int) -> jax.Array:

@@ -32,6 +32,8 @@ def image_resnet(
 
     Returns:
       A family with cfg {"dataset": i32[], "labels": i32[classes], "scale": f32[]}.
+
+    Source: He et al. 2016, with layer norm for batch norm, so that a task keeps no state.
     """
     supervised.image_stack(datasets)
     act = ACTIVATIONS[activation]

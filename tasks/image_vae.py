@@ -38,6 +38,8 @@ def image_vae(
 
     Raises:
       ValueError: data outside [0, 1], for which a Bernoulli likelihood has no meaning.
+
+    Source: Kingma & Welling 2014.
     """
     stack = datasets_lib.stack(datasets)
     for name in datasets:

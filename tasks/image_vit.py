@@ -36,6 +36,8 @@ def image_vit(
 
     Raises:
       ValueError: a patch or number of heads that does not divide.
+
+    Source: Dosovitskiy et al. 2021.
     """
     networks.check_heads(width, heads)
     check_patch(supervised.image_stack(datasets).shape, patch)

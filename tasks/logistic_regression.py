@@ -30,6 +30,8 @@ def logistic_regression(
 
     Returns:
       A family without data; params {"w": f32[features], "b": f32[]}, initially 0.
+
+    Source: Tibshirani 1996 (the l1 term); Schmidt, Le Roux & Bach 2017 use it to compare optimizers.
     """
     check_range("condition_number", condition_number)
     check_range("separation", separation)

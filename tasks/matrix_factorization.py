@@ -30,6 +30,8 @@ def matrix_factorization(
 
     Returns:
       A family without data; cfg {"m": f32[rows, columns]}; params {"u", "v"}.
+
+    Source: Koren, Bell & Volinsky 2009.
     """
 
     def sample(key):

@@ -32,6 +32,8 @@ def memory_rnn(
 
     Returns:
       A family without data; one task, cfg ().
+
+    Source: Hochreiter & Schmidhuber 1997.
     """
 
     def network(x: jax.Array) -> jax.Array:

@@ -31,6 +31,8 @@ def mlp_lm(
 
     Returns:
       A family with cfg {"text": i32[], "scale": f32[]}.
+
+    Source: Bengio et al. 2003.
     """
 
     def network(tokens: jax.Array, vocabulary: int) -> jax.Array:

@@ -29,6 +29,8 @@ def normalizing_flow(
 
     Returns:
       A family without data; cfg {"turn": f32[2]}, the cosine and sine of the angle.
+
+    Source: Dinh, Sohl-Dickstein & Bengio 2017.
     """
 
     def negative_log_likelihood(x: jax.Array) -> jax.Array:

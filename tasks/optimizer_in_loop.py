@@ -33,6 +33,8 @@ def optimizer_in_loop(
 
     Returns:
       A family without data; cfg {"eigenvalues": f32[dim]}.
+
+    Source: Andrychowicz et al. 2016.
     """
     check_range("condition_number", condition_number)
     net = hk.without_apply_rng(hk.transform(lambda x: networks.mlp(x, hidden, 1, "tanh")[..., 0]))

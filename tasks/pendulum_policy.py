@@ -35,6 +35,8 @@ def pendulum_policy(
 
     Returns:
       A family without data; cfg {"length": f32[]}.
+
+    Source: the pendulum of Gymnasium, differentiated through its steps.
     """
     check_range("length", length)
     net = hk.without_apply_rng(hk.transform(lambda x: networks.mlp(x, hidden, 1, activation)[..., 0]))

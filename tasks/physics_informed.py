@@ -27,6 +27,8 @@ def physics_informed(
 
     Returns:
       A family without data; cfg {"amplitudes": f32[modes]}.
+
+    Source: Raissi, Perdikaris & Karniadakis 2019.
     """
     net = hk.without_apply_rng(hk.transform(lambda x: networks.mlp(x, hidden, 1, "tanh")[..., 0]))
     frequencies = jnp.pi * jnp.arange(1, modes + 1, dtype=jnp.float32)

@@ -36,6 +36,8 @@ def quadratic(
 
     Raises:
       ValueError: condition_number below 1.
+
+    Source: Schaul, Antonoglou & Silver 2014 (unit tests for stochastic optimization).
     """
     check_range("condition_number", condition_number)
     lowest = condition_number[0] if isinstance(condition_number, (tuple, list)) else condition_number

@@ -29,6 +29,8 @@ def skip_gram(
 
     Returns:
       A family with cfg {"text": i32[], "scale": f32[]}.
+
+    Source: Mikolov et al. 2013.
     """
 
     def network(tokens: jax.Array, vocabulary: int) -> jax.Array:

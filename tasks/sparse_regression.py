@@ -32,6 +32,8 @@ def sparse_regression(
     Returns:
       A family without data; cfg {"a": f32[rows, features], "b": f32[rows]}; params f32[features],
       initially 0.1 N(0, 1).
+
+    Source: Tibshirani 1996.
     """
 
     def sample(key):

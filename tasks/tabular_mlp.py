@@ -39,6 +39,8 @@ def tabular_mlp(
 
     Raises:
       ValueError: data sets with different numbers of classes.
+
+    Source: scikit-learn's bundled sets; Gorishniy et al. 2021 for MLPs on tables.
     """
     stack = datasets_lib.stack(datasets)
     if not stack.equal_classes:

@@ -43,6 +43,8 @@ def teacher_mlp(
 
     Returns:
       A family without data; its cfg holds the teacher's weights and the two scales.
+
+    Source: Gardner & Derrida 1989 (teacher and student); Saad & Solla 1995.
     """
     check_range("input_scale", input_scale)
     check_range("initial_scale", initial_scale)

@@ -35,6 +35,8 @@ def transformer_lm(
 
     Raises:
       ValueError: a number of heads that does not divide the width.
+
+    Source: Vaswani et al. 2017, pre-norm as in Radford et al. 2019.
     """
     networks.check_heads(width, heads)
 

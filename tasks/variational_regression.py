@@ -31,6 +31,8 @@ def variational_regression(
 
     Raises:
       ValueError: data sets with different numbers of classes.
+
+    Source: Kucukelbir et al. 2017.
     """
     stack = datasets_lib.stack(datasets)
     if not stack.equal_classes:

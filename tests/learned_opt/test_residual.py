@@ -7,6 +7,8 @@ import optax
 import pytest
 
 from learned_opt import residual
+from learned_opt.blocks import tensor_statistics
+from learned_opt.features import Decays, init_state, observe
 
 T = 30
 
@@ -101,3 +103,53 @@ def test_the_outputs_correct_adams_size_and_add_a_direction(zeroed):
         steps=1,
     )
     assert_close(first, expected)
+
+
+def test_rates_of_tensors_change_nothing_at_initialisation():
+    key = jax.random.key(0)
+    plain, rated = residual(), residual(tensor_hidden=4)
+    assert_close(run(rated.build(rated.init(key), T)), run(plain.build(plain.init(key), T)), rtol=0, atol=0)
+
+
+def test_a_tensors_rate_scales_its_steps_and_is_clipped():
+    lopt = residual(output_scale=0.0, tensor_hidden=4, schedule_limit=1.0)
+    theta = lopt.init(jax.random.key(0))
+    for bias, factor in ((jnp.log(0.5), 0.5), (5.0, jnp.e)):
+        theta["tensor"]["~"]["b1"] = jnp.full(1, bias)
+        assert_close(run(lopt.build(theta, T)), run(optax.adam(3e-3 * factor)))
+
+
+def test_a_tensors_rate_depends_on_that_tensor():
+    lopt = residual(output_scale=0.0, tensor_hidden=4)
+    theta = lopt.init(jax.random.key(0))
+    theta["tensor"]["~"]["w1"] = jnp.ones((4, 1))
+    first = jax.tree.map(lambda x, p: x[0] - p, run(lopt.build(theta, T), 1), params())
+    sizes = {k: float(jnp.abs(v).mean()) for k, v in first.items()}  # Adam's first step is the rate
+    assert len({round(size, 6) for size in sizes.values()}) == 3, sizes
+
+
+def test_statistics_of_a_tensor_tell_signal_from_noise_and_not_the_losss_scale():
+    decays = Decays((0.9, 0.99, 0.999), (0.999,), (0.9, 0.99, 0.999))
+    noise = jax.random.normal(jax.random.key(1), (2000, 64))
+
+    def statistics(grads, scale):
+        state = init_state(jnp.ones(64), decays)
+
+        def body(state, g):
+            tensors, state = observe(scale * g, state, jnp.ones(64), decays)
+            return state, tensor_statistics(tensors[0], state.count, decays)
+
+        return jax.lax.scan(body, state, grads)[1][-1]
+
+    constant, random = statistics(jnp.ones((2000, 64)), 1.0), statistics(noise, 1.0)
+    np.testing.assert_allclose(constant[:5], 1.0, atol=1e-3)  # log 1 + 1, and cosines of 1
+    # Noise alone: m^2 / v = (1 - decay) / (1 + decay) on average, of 64 numbers: within 40 %.
+    expected = [0.5 * np.log((1 - d) / (1 + d)) + 1 for d in (0.9, 0.99)]
+    np.testing.assert_allclose(random[:2], expected, atol=0.25)
+    np.testing.assert_allclose(statistics(noise, 100.0), random, atol=1e-3)
+
+
+def test_weight_decay_is_adamws():
+    lopt = residual(output_scale=0.0, weight_decay=0.1)
+    got = run(lopt.build(lopt.init(jax.random.key(0)), T))
+    assert_close(got, run(optax.adamw(3e-3, weight_decay=0.1)))

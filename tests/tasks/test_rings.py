@@ -33,12 +33,26 @@ def test_training_on_a_reserved_seed_is_noticed_and_ordinary_training_is_not():
     assert rings.overlap({"name": "image_mlp", "datasets": ["digits[:1200]", "teacher:1"]}) is None
 
 
-def test_no_shipped_config_trains_on_an_evaluation_task():
-    configs = sorted((Path(__file__).parents[2] / "configs").glob("**/*.y*ml"))
-    for path in configs:
-        for spec in yaml.safe_load(path.read_text()).get("tasks", ()):
-            task = {key: value for key, value in spec.items() if key not in ("weight", "label")}
-            assert rings.overlap(task) is None, f"{path.name}: {rings.overlap(task)}"
+def specs(config):
+    """The tasks that a config trains and selects on, at any depth (a population's trainer has a config)."""
+    for key, value in config.items():
+        if key == "tasks" and isinstance(value, list):
+            yield from value
+        elif isinstance(value, dict) and key != "evaluation":
+            yield from specs(value)
+
+
+SHIPPED = sorted((Path(__file__).parents[2] / "configs").glob("**/*.y*ml"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_no_shipped_config_trains_or_selects_on_an_evaluation_task(path):
+    config = yaml.safe_load(path.read_text())
+    for spec in specs(config):
+        task = {key: value for key, value in tasks.expand(spec).items() if key not in ("weight", "label")}
+        assert rings.overlap(task) is None, f"{path.name}: {rings.overlap(task)}"
+    for trains in (c for c in (config, config.get("trainer", {}).get("config", {})) if "outer_steps" in c):
+        assert list(specs(trains)), f"{path.name}: no tasks were found in it"
 
 
 def test_the_held_out_sizes_are_those_of_their_names():

@@ -1,0 +1,160 @@
+"""What makes a learned optimizer generalise: `configs/general.yaml`, shortened, with one thing changed at a time.
+
+    python benchmarks/generalisation.py [VARIANT ...] [--out DIR] [--outer-steps 1200] [--seed 0]
+
+Each variant is meta-trained as long as the others, in inner steps, and measured on rings A and B against tuned Adam
+(`meta-train evaluate --tasks A+B --rivals adam --trials 1`). What is finished in DIR is not run again, so that
+variants can be run one by one, or by several processes. Writes DIR/VARIANT/evaluation.json and prints a table.
+"""
+
+import argparse
+import copy
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+CONFIG = Path(__file__).parents[1] / "configs" / "general.yaml"
+PAIRS = 2  # of each family
+Change = Callable[[dict[str, Any]], object]
+
+
+def _narrow(config: dict[str, Any]) -> None:
+    """The quickstart's two families, with as many pairs in all."""
+    pairs = PAIRS * len(config["tasks"])
+    config["tasks"] = [
+        {"name": "image_mlp", "label": f"mlp_{width}", "hidden": [width], "datasets": datasets}
+        for width, datasets in (
+            (32, ["digits[:1200]", "teacher:1[:1200]", "teacher:2[:1200]"]),
+            (80, ["digits[:1200]", "teacher:4[:1200]"]),
+        )
+    ]
+    config["estimator"]["num_particles"] = pairs // 2
+
+
+def _some(*labels: str) -> Change:
+    """Only these families, with as many pairs in all."""
+
+    def change(config):
+        pairs = PAIRS * len(config["tasks"])
+        config["tasks"] = [task for task in config["tasks"] if task["label"] in labels]
+        config["estimator"]["num_particles"] = pairs // len(labels)
+
+    return change
+
+
+def _without_augmentation(config: dict[str, Any]) -> None:
+    for task in config["tasks"]:
+        task.pop("augment", None)
+
+
+def _augmented(config: dict[str, Any]) -> None:
+    """Every family in other units, as in VeLO and Celo."""
+    for task in config["tasks"]:
+        task["augment"] = [{"name": "reparameterise", "low": 0.1, "high": 10.0}]
+
+
+def _set(section: str, **values: Any) -> Change:
+    return lambda config: config[section].update(values)
+
+
+def _loss(name: str) -> Change:
+    return lambda config: config["inner"]["objective"].update(loss=name)
+
+
+def _top(**values: Any) -> Change:
+    return lambda config: config.update(values)
+
+
+VARIANTS: dict[str, Change] = {
+    "general": lambda config: None,
+    "two_families": _narrow,
+    "mlps_only": _some("mlp_32", "mlp_deep", "mlp_wide", "mlp_norm", "small_batch", "large_batch"),
+    "no_reparameterisation": _without_augmentation,
+    "strong_reparameterisation": _augmented,
+    "validation_loss": _loss("valid"),
+    "short_horizons": _set("inner", unroll_length={"min": 100, "max": 200}),
+    "weight_decay": _set("learned_optimizer", weight_decay=0.1),
+    "no_tensor_rates": _set("learned_optimizer", tensor_hidden=0),
+    "no_schedule": _set("learned_optimizer", tensor_hidden=0, schedule_limit=1e-6),
+    "adafac_mlp": _top(learned_optimizer={"name": "adafac_mlp", "hidden": 8}),
+    "no_loss_scaling": _top(loss_scaling="none"),
+}
+
+
+def config_of(variant: str, outer_steps: int, seed: int) -> dict[str, Any]:
+    """The config of a variant: the general one, shortened, on one device, changed in one thing."""
+    config = copy.deepcopy(yaml.safe_load(CONFIG.read_text(encoding="utf-8")))
+    config |= {"outer_steps": outer_steps, "seed": seed}
+    config["estimator"]["num_particles"] = PAIRS
+    config["mesh"] = {"particles": 1}
+    config["selection"]["every"] = config["checkpoint"]["every"] = outer_steps // 3
+    VARIANTS[variant](config)
+    return config
+
+
+def run(variant: str, out: Path, outer_steps: int, seed: int) -> None:
+    """Meta-trains and evaluates one variant, each if it has not been done yet."""
+    directory = out / f"{variant}-{seed}"
+    directory.mkdir(parents=True, exist_ok=True)
+    file, trained = directory / "config.yaml", directory / "run"
+    file.write_text(yaml.safe_dump(config_of(variant, outer_steps, seed), sort_keys=False), encoding="utf-8")
+    command = [sys.executable, "-m", "meta_train"]
+    resume = ["--resume"] if trained.exists() else []
+    subprocess.run([*command, "run", str(file), "--out", str(trained), *resume], check=True)
+    if not (directory / "evaluation.json").exists():
+        options = ["--tasks", "A+B", "--rivals", "adam", "--trials", "1"]
+        places = ["--out", str(directory), "--cache", str(out / "baselines")]
+        subprocess.run([*command, "evaluate", str(trained), *options, *places], check=True)
+
+
+def table(out: Path) -> str:
+    """Step speed-up over tuned Adam of all variants that are finished, as Markdown."""
+    rows = [
+        "| variant | seed | ring A | ring B | worst | validation loss / Adam's, A | B |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for file in sorted(out.glob("*/evaluation.json")):
+        document = json.loads(file.read_text(encoding="utf-8"))
+        scores = {ring: document["scores"][f"ring {ring}"]["per_task_tuned"] for ring in "AB"}
+        text = {
+            (ring, metric): _interval(scores[ring][metric])
+            for ring in "AB"
+            for metric in ("speed_up", "valid_ratio/adam")
+        }
+        worst = min(scores[ring]["speed_up"]["worst"] for ring in "AB")
+        variant, _, seed = file.parent.name.rpartition("-")
+        rows.append(
+            f"| {variant} | {seed} | {text['A', 'speed_up']} | {text['B', 'speed_up']} | {worst:.2f} "
+            f"| {text['A', 'valid_ratio/adam']} | {text['B', 'valid_ratio/adam']} |"
+        )
+    return "\n".join(rows)
+
+
+def _interval(score: dict[str, Any]) -> str:
+    mean = score["geometric_mean"]
+    return f"{mean['value']:.2f} [{mean['low']:.2f}, {mean['high']:.2f}]"
+
+
+def main() -> None:
+    """Runs the variants named on the command line, or all of them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("variants", nargs="*", metavar="VARIANT", help=", ".join(VARIANTS))
+    parser.add_argument("--out", type=Path, default=Path("runs/generalisation"))
+    parser.add_argument("--outer-steps", type=int, default=1200)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    unknown = set(args.variants) - set(VARIANTS)
+    if unknown:
+        parser.error(f"no variant {', '.join(sorted(unknown))}; there are {', '.join(VARIANTS)}")
+    for variant in args.variants or VARIANTS:
+        run(variant, args.out, args.outer_steps, args.seed)
+    print(table(args.out))
+
+
+if __name__ == "__main__":
+    main()

@@ -2,9 +2,9 @@
 
     python benchmarks/generalisation.py [VARIANT ...] [--out DIR] [--outer-steps 1200] [--seed 0]
 
-Each variant is meta-trained as long as the others, in inner steps, and measured on rings A and B against tuned Adam
-(`meta-train evaluate --tasks A+B --rivals adam --trials 1`). What is finished in DIR is not run again, so that
-variants can be run one by one, or by several processes. Writes DIR/VARIANT/evaluation.json and prints a table.
+Each variant is meta-trained as long as the others, in inner steps, and measured on rings A and B against tuned
+Adam (`meta-train evaluate --tasks A+B --rivals adam --trials 1`). What is finished in DIR is not run again:
+variants can be run one by one, or by several processes. Writes DIR/VARIANT-SEED/evaluation.json; prints a table.
 """
 
 import argparse

@@ -51,9 +51,9 @@ def tensor_statistics(tensor: Tensor, count: jax.Array, decays: Decays) -> jax.A
     """What one tensor's training looks like, f32[7], each of order 1 and unchanged if the loss is scaled.
 
     Three logarithms of signal to noise, the root mean square of `m / sqrt(v)` for three bias-corrected
-    momenta (it is 1 where all gradients agree, and falls to sqrt((1 - decay) / (1 + decay)) where there is noise
-    alone); the cosines between neighbouring momenta, which turn negative where steps overshoot; and
-    the logarithms of the parameters' root mean square and of their number.
+    momenta (1 where all gradients agree, sqrt((1 - decay) / (1 + decay)) where there is only noise); the
+    cosines between neighbouring momenta, which turn negative where steps overshoot; and the logarithms of
+    the parameters' root mean square and of their number.
 
     Args:
       tensor: its accumulators must have three momenta.

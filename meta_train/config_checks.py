@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from meta_train import registry
 from meta_train.config_schema import RunConfig
-from meta_train.problems import ConfigError, Problem, from_validation, join
+from meta_train.problems import ConfigError, Problem, from_validation, join, nearest
 from meta_train.registry import Registry, as_json, option_parameters
 
 Right = Callable[..., Any]  # (*path) -> the value there; None where it is absent or wrong
@@ -141,7 +141,7 @@ def check(raw: dict[str, Any], registries: Registries) -> tuple[dict[str, Any], 
     raw = expand_named(raw, registries)
     filled = _with_defaults(raw)
     filling = [(slot, _fill(filled, slot)) for slot in slots(raw, registries)]
-    problems = [problem for _, found in filling for problem in found]
+    problems = [_or_named(problem, registries) for _, found in filling for problem in found]
     try:
         RunConfig.model_validate_json(as_json(filled))
     except ValidationError as error:
@@ -212,6 +212,15 @@ def _fill(filled, slot: Slot) -> list[Problem]:
     if isinstance(spec, dict):
         node[slot.path[-1]] = spec | ours
     return problems
+
+
+def _or_named(problem: Problem, registries: Registries) -> Problem:
+    """An unknown name of a task may have been meant for a named task."""
+    path = problem.key.split(".")
+    if path[-1] != "name" or path[-3:-2] != ["tasks"] or problem.message != "unknown name":
+        return problem
+    more = ", or a named task (meta-train list named)" if registries.named else ""
+    return problem._replace(suggestion=nearest(problem.value, registries.tasks, registries.named, more))
 
 
 def _construct(filled, slot: Slot, right: Right) -> list[Problem]:

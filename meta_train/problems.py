@@ -54,13 +54,21 @@ def show(value: Any, width: int = 60) -> str:
     return text if len(text) <= width else text[: width - 3] + "..."
 
 
-def nearest(name: Any, allowed: Iterable[str]) -> str:
-    """The suggestion for a name that is not allowed: the nearest one that is, and all of them."""
+def nearest(name: Any, allowed: Iterable[str], unlisted: Iterable[str] = (), more: str = "") -> str:
+    """The suggestion for a name that is not allowed: the nearest one that is, and all of them.
+
+    Args:
+      name: what was given.
+      allowed: names that are.
+      unlisted: others that are, too many to be named here.
+      more: where those are listed.
+    """
     allowed = sorted(allowed)
-    close = difflib.get_close_matches(str(name), allowed, n=1, cutoff=0.5)
-    close = close or [other for other in allowed if str(name) and str(name) in other]
+    names = [*allowed, *sorted(unlisted)]
+    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    close = close or [other for other in names if str(name) and str(name) in other]
     guess = f"did you mean {close[0]}? " if close else ""
-    return f"{guess}allowed: {', '.join(allowed) or 'none'}"
+    return f"{guess}allowed: {', '.join(allowed) or 'none'}{more}"
 
 
 def join(*parts: Any) -> str:

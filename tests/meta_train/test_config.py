@@ -358,3 +358,13 @@ def test_a_real_config_loads_without_a_compilation(tmp_path, caplog):
     assert compiled <= {"broadcast_in_dim", "convert_element_type"}  # a constant array of a factory
     assert [task.label for task in c.tasks] == ["image_mlp", "quadratic"]
     assert config.parse(config.resolved(c)) == c
+
+
+def test_an_unknown_task_may_have_been_meant_for_a_named_one(tmp_path):
+    file = tmp_path / "x.yaml"
+    file.write_text(GOOD)
+    with pytest.raises(ConfigError) as error:
+        config.load(str(file), ["tasks.0.name=digits_mlp23"])
+    line = next(line for line in str(error.value).splitlines() if "tasks.0.name" in line)
+    assert "did you mean digits_mlp_32? allowed: char_rnn" in line
+    assert line.endswith("or a named task (meta-train list named)")

@@ -1,4 +1,4 @@
-"""A run's best theta as an artefact that needs nothing of this package to be used."""
+"""The best theta of a run or a population as an artefact that needs nothing of this package to be used."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,8 +8,11 @@ import jax
 
 import learned_opt
 from meta_train import config as config_lib
+from meta_train.config_schema import RunConfig
 from meta_train.evaluation import document, tables
 from meta_train.hooks import RunError
+from meta_train.population.best import load_best
+from meta_train.population.run import holds_population
 from meta_train.run_directory import load_trained
 
 EVALUATION = "evaluation.json"
@@ -19,34 +22,43 @@ def export_run(run: Path, out: Path, warn: Callable[[str], None] = print) -> Ite
     """Writes the artefact of a run, with its card, and says what it is and how to load it.
 
     Args:
-      run: directory of the run.
+      run: directory of the run, or of a finished population, whose best member counts.
       out: directory of the artefact; replaced if it is one.
       warn: called with a line for whatever was skipped.
 
     Raises:
       RunError, CheckpointError, ArtefactError: the run or the directory is not what it should be.
     """
-    trained = load_trained(run, warn)
-    config = trained.experiment.config
+    if holds_population(run):
+        best = load_best(run, warn)
+        _save(out, best.settings, best.theta, best.provenance, _evaluation(run, best.outer_step, warn))
+        which = f"the best member ({best.provenance['member']}, round {best.provenance['round']})"
+    else:
+        trained = load_trained(run, warn)
+        provenance = {
+            "outer_step": trained.outer_step,
+            "which": trained.which,
+            "held_out_score": trained.score,
+        }
+        evaluation = _evaluation(run, trained.outer_step, warn)
+        _save(out, trained.experiment.config, trained.theta, provenance, evaluation)
+        which = f"{trained.which} theta (outer step {trained.outer_step})"
+    yield f"{which} of {run} is in {out}"
+    yield f"use it: tx = learned_opt.load({str(out)!r}, num_steps=...)"
+
+
+def _save(out: Path, config: RunConfig, theta: Any, provenance: dict[str, Any], evaluation: Any) -> None:
     length = config.inner.unroll_length
     learned_opt.save(
         out,
         name=config.learned_optimizer["name"],
         options={key: value for key, value in config.learned_optimizer.items() if key != "name"},
-        theta=jax.device_get(trained.theta),
+        theta=jax.device_get(theta),
         horizon=length if isinstance(length, int) else (length.min, length.max),
-        provenance={
-            "outer_step": trained.outer_step,
-            "which": trained.which,
-            "held_out_score": trained.score,
-            "config_sha256": config_lib.digest(config),
-            "jax": jax.__version__,
-        },
+        provenance=provenance | {"config_sha256": config_lib.digest(config), "jax": jax.__version__},
         config=config_lib.resolved(config),
-        evaluation=_evaluation(run, trained.outer_step, warn),
+        evaluation=evaluation,
     )
-    yield f"{trained.which} theta (outer step {trained.outer_step}) of {run} is in {out}"
-    yield f"use it: tx = learned_opt.load({str(out)!r}, num_steps=...)"
 
 
 def _evaluation(run: Path, outer_step: int, warn: Callable[[str], None]) -> Any:

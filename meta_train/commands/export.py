@@ -10,8 +10,10 @@ def add(commands: Any) -> None:
     export = commands.add_parser(
         "export", help="write a run's optimizer as a small artefact for learned_opt.load"
     )
-    export.add_argument("run", type=Path, metavar="RUN", help="directory of a run")
-    export.add_argument("--out", type=Path, required=True, metavar="DIR", help="directory of the artefact")
+    export.add_argument("run", type=Path, metavar="RUN", help="directory of a run, or of a population")
+    export.add_argument(
+        "--out", type=Path, metavar="DIR", help="directory of the artefact (default: RUN/optimizer)"
+    )
     export.set_defaults(command=export_command)
 
 
@@ -19,6 +21,6 @@ def export_command(args: argparse.Namespace) -> int:
     """`meta-train export`."""
     from meta_train.export import export_run
 
-    for line in export_run(args.run, args.out):
+    for line in export_run(args.run, args.out or args.run / "optimizer"):
         print(line)
     return 0

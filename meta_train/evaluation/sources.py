@@ -5,12 +5,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import learned_opt
-from learned_opt import artefact
+from learned_opt import LearnedOptimizer, artefact
+from meta_train.config_schema import RunConfig
 from meta_train.evaluation.optimizers import Contestant, hand_designed, learned
 from meta_train.evaluation.results import HeldOut
 from meta_train.evaluation.settings import ADAMS, Settings
 from meta_train.experiment import held_out_families
 from meta_train.hooks import RunError
+from meta_train.population.best import load_best
+from meta_train.population.run import holds_population
+from meta_train.population.run import load_config as load_population
 from meta_train.problems import ConfigError, Problem, nearest
 from meta_train.run_directory import CONFIG, load_config, load_trained
 from meta_train.train import set_up_jax
@@ -46,8 +50,8 @@ def open_source(text: str, warn: Callable[[str], None] = print) -> Source:
     """Finds what is to be evaluated.
 
     Args:
-      text: the directory of a run or of an artefact, "pretrained:NAME", "hub:USER/NAME", or "optax:NAME",
-        "optax:NAME_SCHEDULE", either with "@RATE" for a learning rate of its own.
+      text: the directory of a run, of a population or of an artefact, "pretrained:NAME", "hub:USER/NAME",
+        or "optax:NAME", "optax:NAME_SCHEDULE", either with "@RATE" for a learning rate of its own.
       warn: called with a line for whatever was skipped.
 
     Raises:
@@ -62,6 +66,8 @@ def open_source(text: str, warn: Callable[[str], None] = print) -> Source:
     if (directory / artefact.WEIGHTS).is_file():
         # "runs/a/optimizer" and "runs/b/optimizer" are told apart.
         return _of_artefact(text, "_".join(part for part in directory.parts[-2:] if part.strip("/.")))
+    if holds_population(directory):
+        return _of_population(directory, warn)
     if (directory / CONFIG).is_file():
         return _of_run(directory, warn)
     raise RunError(
@@ -136,30 +142,35 @@ def _of_run(directory: Path, warn: Callable[[str], None]) -> Source:
     config = load_config(directory)
     set_up_jax(config)
     trained = load_trained(directory, warn)
+    what = {"which": trained.which, "outer_step": trained.outer_step}
+    return _of_training(directory, trained.experiment.config, trained.experiment.lopt, trained.theta, what)
+
+
+def _of_population(directory: Path, warn: Callable[[str], None]) -> Source:
+    set_up_jax(load_population(directory))  # type: ignore[arg-type]  # its `runtime` section is the same
+    best = load_best(directory, warn)
+    what = {"which": f"member {best.provenance['member']}", "outer_step": best.outer_step}
+    return _of_training(directory, best.settings, best.lopt, best.theta, what)
+
+
+def _of_training(
+    directory: Path, config: RunConfig, lopt: LearnedOptimizer, theta: Any, what: dict[str, Any]
+) -> Source:
     ring = config.evaluation.tasks if isinstance(config.evaluation.tasks, str) else ""
     length = config.inner.unroll_length
-    what = {
-        "run": str(directory),
-        "which": trained.which,
-        "outer_step": trained.outer_step,
-        "trained_for": f"{length if isinstance(length, int) else f'{length.min} to {length.max}'} steps",
-    }
+    trained_for = f"{length if isinstance(length, int) else f'{length.min} to {length.max}'} steps"
     name = directory.resolve().name
-    lopt = trained.experiment.lopt
     return Source(
         name,
         directory,
-        what,
-        lambda trials: learned(name, lopt, trained.theta, trials),
+        {"run": str(directory)} | what | {"trained_for": trained_for},
+        lambda trials: learned(name, lopt, theta, trials),
         {
             "horizons": config.evaluation.horizons,
             "num_seeds": config.evaluation.num_seeds,
             "num_tuning_seeds": min(3, config.evaluation.num_seeds),
         },
-        lambda: {
-            label: HeldOut(family, ring)
-            for label, family in held_out_families(trained.experiment.config).items()
-        },
+        lambda: {label: HeldOut(family, ring) for label, family in held_out_families(config).items()},
     )
 
 

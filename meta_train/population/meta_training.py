@@ -58,7 +58,7 @@ def meta_training(
       ValueError: `sigma` is searched with an estimator whose state does not hold it; streamed tasks or a
         rotation, which members cannot have apart.
     """
-    settings = _settings(config, searched)
+    settings = run_settings(config, searched)
     lopt = learned_optimizer(settings)
     estimators, data = _estimators(settings, lopt)
     if SIGMA in searched:
@@ -79,10 +79,7 @@ def meta_training(
         return Member({"theta": theta, "ema": theta}, make(hypers).init(theta), inner)
 
     def test(member, data):
-        if not families["test"]:
-            return {}
-        found = score(families["test"], stream=1)(member.weights["ema"], data["test"])
-        return {"test_log_loss": found}
+        return {"test_log_loss": tested(member.weights["ema"], data["test"])} if families["test"] else {}
 
     def split(num_devices: int) -> Trainer:
         alone = num_devices == 1 and settings.runtime.particle_chunk is None
@@ -96,12 +93,12 @@ def meta_training(
             score=lambda member, data: -judge(member.weights["ema"], data["judges"]),
         )
 
-    judge = score(families["judges"], stream=0)
+    judge, tested = score(families["judges"], stream=0), score(families["test"], stream=1)
     whole = Trainer(
         init,
         _step(settings, estimators, make, searched, lopt, 1),
         lambda member, data: -judge(member.weights["ema"], data["judges"]),
-        {"train": data} | {split: [f.data for f in some] for split, some in families.items()},
+        {"train": data} | {use: [f.data for f in some] for use, some in families.items()},
         hypers=(*numbers_of(settings.outer_optimizer.name), SIGMA, *_weight_names(settings)),
         static=_static(settings),
         restart=restart,
@@ -198,8 +195,13 @@ def _estimators(settings: RunConfig, lopt: LearnedOptimizer) -> tuple[dict[str, 
     return estimators, data
 
 
-def _settings(config: dict[str, Any], searched: tuple[str, ...]) -> RunConfig:
-    """The run's config; what is searched need not be given in it. Problems are named `config.KEY`."""
+def run_settings(config: dict[str, Any], searched: tuple[str, ...]) -> RunConfig:
+    """The run's config that a population's trainer holds; what is searched need not be given in it.
+
+    Raises:
+      ConfigError: named `config.KEY`.
+      ValueError: what members cannot have.
+    """
     filled = copy.deepcopy(config)
     outer = filled.get("outer_optimizer")
     if isinstance(outer, dict):

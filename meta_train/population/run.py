@@ -122,6 +122,12 @@ def load_config(directory: Path) -> PopulationConfig:
     return config_lib.load(file)
 
 
+def holds_population(directory: Path) -> bool:
+    """Whether a directory is that of a population, rather than of a single run, or of nothing."""
+    file = Path(directory) / CONFIG
+    return file.is_file() and "controller" in config_file.read(file)
+
+
 def _read_config(file: Path) -> dict[str, Any]:
     return config_lib.resolved(load_config(file.parent))
 

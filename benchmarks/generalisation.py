@@ -2,9 +2,10 @@
 
     python benchmarks/generalisation.py [VARIANT ...] [--out DIR] [--outer-steps 1200] [--seed 0]
 
-Each variant is meta-trained as long as the others, in inner steps, and measured on rings A and B against tuned
-Adam (`meta-train evaluate --tasks A+B --rivals adam --trials 1`). What is finished in DIR is not run again:
-variants can be run one by one, or by several processes. Writes DIR/VARIANT-SEED/evaluation.json; prints a table.
+Each variant is meta-trained as long as the others, in inner steps, and measured on rings A and B against
+tuned Adam (`meta-train evaluate --tasks A+B --rivals adam --trials 1`). What is finished in DIR is not run
+again: variants can be run one by one, or by several processes. Writes DIR/VARIANT-SEED/evaluation.json; prints
+a table.
 """
 
 import argparse
@@ -82,7 +83,7 @@ VARIANTS: dict[str, Change] = {
     "no_tensor_rates": _set("learned_optimizer", tensor_hidden=0),
     "no_schedule": _set("learned_optimizer", tensor_hidden=0, schedule_limit=1e-6),
     "adafac_mlp": _top(learned_optimizer={"name": "adafac_mlp", "hidden": 8}),
-    "no_loss_scaling": _top(loss_scaling="none"),
+    "loss_scaling": _top(loss_scaling="ema"),
 }
 
 
@@ -91,7 +92,8 @@ def config_of(variant: str, outer_steps: int, seed: int) -> dict[str, Any]:
     config = copy.deepcopy(yaml.safe_load(CONFIG.read_text(encoding="utf-8")))
     config |= {"outer_steps": outer_steps, "seed": seed}
     config["estimator"]["num_particles"] = PAIRS
-    config["mesh"] = {"particles": 1}
+    config["mesh"], config["loss_scaling"] = {"particles": 1}, "none"
+    next(task for task in config["tasks"] if task["label"] == "small_batch")["batch_size"] = 12
     config["selection"]["every"] = config["checkpoint"]["every"] = outer_steps // 3
     VARIANTS[variant](config)
     return config

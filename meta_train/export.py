@@ -18,23 +18,28 @@ from meta_train.run_directory import load_trained
 EVALUATION = "evaluation.json"
 
 
-def export_run(run: Path, out: Path, warn: Callable[[str], None] = print) -> Iterator[str]:
+def export_run(
+    run: Path, out: Path, warn: Callable[[str], None] = print, *, last: bool = False
+) -> Iterator[str]:
     """Writes the artefact of a run, with its card, and says what it is and how to load it.
 
     Args:
       run: directory of the run, or of a finished population, whose best member counts.
       out: directory of the artefact; replaced if it is one.
       warn: called with a line for whatever was skipped.
+      last: the moving average at a run's newest checkpoint, not its best theta.
 
     Raises:
       RunError, CheckpointError, ArtefactError: the run or the directory is not what it should be.
     """
     if holds_population(run):
+        if last:
+            raise RunError(f"{run} is a population: only its best member can be exported")
         best = load_best(run, warn)
         _save(out, best.settings, best.theta, best.provenance, _evaluation(run, best.outer_step, warn))
         which = f"the best member ({best.provenance['member']}, round {best.provenance['round']})"
     else:
-        trained = load_trained(run, warn)
+        trained = load_trained(run, warn, last=last)
         provenance = {
             "outer_step": trained.outer_step,
             "which": trained.which,

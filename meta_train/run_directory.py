@@ -120,8 +120,8 @@ class Trained(NamedTuple):
     score: float | None
 
 
-def load_trained(directory: Path, warn: Callable[[str], None]) -> Trained:
-    """The best theta of a run by held-out score, or the last one if there was no evaluation.
+def load_trained(directory: Path, warn: Callable[[str], None], *, last: bool = False) -> Trained:
+    """The best theta of a run by held-out score; the last one if there was no evaluation, or if `last`.
 
     Raises:
       RunError: not a run, or nothing saved yet.
@@ -134,7 +134,7 @@ def load_trained(directory: Path, warn: Callable[[str], None]) -> Trained:
     checkpoints, best = open_checkpoints(directory, config.checkpoint.max_to_keep, warn)
     state = jax.eval_shape(experiment.outer.init, jax.random.key(0))
     with checkpoints, best:
-        restored = best.restore({"theta": state.theta})
+        restored = None if last else best.restore({"theta": state.theta})
         if restored is not None:
             return Trained(experiment, restored.state["theta"], restored.step, "best", restored.meta["score"])
         restored = checkpoints.restore(state)

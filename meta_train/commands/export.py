@@ -14,6 +14,11 @@ def add(commands: Any) -> None:
     export.add_argument(
         "--out", type=Path, metavar="DIR", help="directory of the artefact (default: RUN/optimizer)"
     )
+    export.add_argument(
+        "--last",
+        action="store_true",
+        help="the moving average at the newest checkpoint, not the theta of the best held-out score",
+    )
     export.set_defaults(command=export_command)
 
 
@@ -21,6 +26,6 @@ def export_command(args: argparse.Namespace) -> int:
     """`meta-train export`."""
     from meta_train.export import export_run
 
-    for line in export_run(args.run, args.out or args.run / "optimizer"):
+    for line in export_run(args.run, args.out or args.run / "optimizer", last=args.last):
         print(line)
     return 0

@@ -152,6 +152,8 @@ def test_the_best_theta_by_held_out_score_is_kept_apart_and_loaded(tmp_path):
     trained = load_trained(tmp_path / "run", print)
     assert (trained.which, trained.outer_step) == ("best", best["step"] + 1)
     assert trained.score == best["held_out/score"]
+    last = load_trained(tmp_path / "run", print, last=True)
+    assert (last.which, last.outer_step) == ("last", 60)
 
 
 def test_a_config_that_cannot_work_is_refused_before_anything_is_written(tmp_path):

@@ -3,11 +3,16 @@
 On the disk a checkpoint is a directory named after its outer step: `<step>/state` holds the arrays
 as Orbax writes them, `<step>/manifest.json` the path, dtype and shape of every leaf, the SHA-256 of
 every file, and the caller's `meta`. (Orbax itself does not notice a flipped byte.)
+
+This file decides what is kept, skipped and deleted; `checkpoint_files` writes and reads one checkpoint,
+`checkpoint_shards` one of several processes, `checkpoint_format` knows what a state is.
 """
 
 import json
 import os
 import shutil
+import threading
+import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,10 +22,14 @@ from typing import Any
 
 import jax
 
+from meta_train import checkpoint_shards, exchange
 from meta_train.checkpoint_files import UNFINISHED, Damaged, Restored, move, numbered, read, reason_of, write
-from meta_train.checkpoint_format import CheckpointError, to_host
+from meta_train.checkpoint_format import CheckpointError, to_store
 
 __all__ = ["CheckpointError", "Checkpoints", "Restored"]
+
+PATIENCE = 5.0  # seconds that a save may still take where another process may be gone
+POLL = 0.02  # seconds between looks at what is being written
 
 
 class Checkpoints:
@@ -36,8 +45,10 @@ class Checkpoints:
     as the disk keeps what it acknowledged. A save that fails (disk full) leaves the earlier ones as
     they were. Reading never changes the directory. One process at a time may write.
 
-    With several processes (`jax.distributed`), all must call `save` and `restore`, on a file system
-    that they share; the first one writes.
+    With several processes (`jax.distributed`), all must call every method but `give_up`, in the same
+    order, on a file system that they share. Each writes its own shards, each verifies its part of the files
+    and reads its own shards, on whatever number of processes and devices; the first one names, moves and
+    deletes. What all of them have (theta alone) the first one writes.
 
     Args:
       directory: where the checkpoints are; made by the first save.
@@ -61,11 +72,15 @@ class Checkpoints:
         self._damaged: set[int] = set()  # found by restore; the next save moves them out of the way
         self._thread: ThreadPoolExecutor | None = None
         self._pending: Future | None = None
+        self._together = False  # the pending save is one of all processes
+        self._given_up = threading.Event()
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        if error is not None and self._together:
+            self.give_up()  # this process may be the only one here
         try:
             self.close()
         except CheckpointError as late:
@@ -83,16 +98,30 @@ class Checkpoints:
                 self._thread = None
 
     def wait(self) -> None:
-        """Returns when the last save is on the disk; raises CheckpointError, once, if it failed."""
+        """Returns when the last save is on the disk; raises CheckpointError, once, if it failed.
+
+        With several processes an error of JAX's own, at once, if one of them is dead.
+        """
         if self._pending is not None:
+            while self._together and exchange.anybody(not self._pending.done()):
+                time.sleep(POLL)
             wait_for([self._pending])  # may be interrupted (Ctrl-C) and called again
             pending, self._pending = self._pending, None
+            self._together = False
             pending.result()
+
+    def give_up(self) -> None:
+        """Lets go of a save that needs other processes, which may be gone; some seconds are for it to end."""
+        if self._pending is not None and self._together:
+            wait_for([self._pending], timeout=PATIENCE)
+            self._given_up.set()
+            wait_for([self._pending])
+            self._pending, self._together = None, False
 
     def steps(self) -> list[int]:
         """The steps that have a checkpoint, ascending, without those that restore found damaged."""
         self.wait()
-        return [step for step in self._on_disk() if step not in self._damaged]
+        return [step for step in self._agreed_steps() if step not in self._damaged]
 
     def save(self, step: int, state: Any, meta: dict | None = None, *, replace: bool = False) -> None:
         """Saves a state; returns once it is copied, the writing goes on behind.
@@ -110,7 +139,7 @@ class Checkpoints:
         """
         self.wait()
         step = int(step)
-        newer = [s for s in self._on_disk() if s >= step and s not in self._damaged]
+        newer = [s for s in self._agreed_steps() if s >= step and s not in self._damaged]
         if step < 0:
             raise CheckpointError(f"step must be >= 0, got {step}")
         if newer and not replace:
@@ -119,12 +148,15 @@ class Checkpoints:
             plain_meta = json.loads(json.dumps(meta or {}))
         except (TypeError, ValueError) as error:
             raise CheckpointError(f"meta of checkpoint {step} is not JSON: {error}") from None
-        leaves, arrays = to_host(state)
+        leaves, arrays = to_store(state)
         if not any(array.size for array in arrays):
             raise CheckpointError(f"the state of step {step} has no data to save")
-        if jax.process_index() == 0:
-            self._thread = self._thread or ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-            self._pending = self._thread.submit(self._write, step, leaves, arrays, plain_meta, newer)
+        if any(isinstance(array, jax.Array) for array in arrays):
+            self._save_shards(step, leaves, arrays, plain_meta, newer)
+        elif jax.process_index() == 0:
+            self._pending = self._behind(self._write, step, leaves, arrays, plain_meta, newer)
+        if jax.process_index():
+            self._damaged = set()  # the first process moves them
 
     def restore(self, target: Any, *, step: int | None = None) -> Restored | None:
         """The newest checkpoint that is undamaged, or that of one step.
@@ -148,7 +180,7 @@ class Checkpoints:
         """
         self.wait()
         if step is not None:
-            if step not in self._on_disk():
+            if step not in self._agreed_steps():
                 raise CheckpointError(f"{self.directory} has no checkpoint {step}, only {self.steps()}")
             try:
                 return read(self._path(step), target)
@@ -157,7 +189,9 @@ class Checkpoints:
         for path in sorted(self.directory.glob(f"*{UNFINISHED}")):
             self._warn(f"{path} is a half-written checkpoint: skipped")
         # Last come those that an interrupted replacement had set aside.
-        candidates = numbered(self.directory)[::-1] + numbered(self.directory / "replaced")[::-1]
+        candidates = self._agreed(
+            numbered(self.directory)[::-1] + numbered(self.directory / "replaced")[::-1]
+        )
         self._damaged = set()
         for path in candidates:
             try:
@@ -176,27 +210,69 @@ class Checkpoints:
     def _on_disk(self) -> list[int]:
         return [int(path.name) for path in numbered(self.directory)]
 
+    def _agreed_steps(self) -> list[int]:
+        return [int(path.name) for path in self._agreed([self._path(s) for s in self._on_disk()])]
+
+    def _agreed(self, paths: list[Path]) -> list[Path]:
+        """The paths that the first process sees now: it changes them, so another one may look too late."""
+        if self._given_up.is_set():
+            return paths
+        names = exchange.gather(json.dumps([str(path.relative_to(self.directory)) for path in paths]))
+        return [self.directory / name for name in json.loads(names[0])]
+
+    def _behind(self, function: Callable, *args: Any) -> Future:
+        self._thread = self._thread or ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        return self._thread.submit(function, *args)
+
     def _write(self, step: int, leaves: list, arrays: list, meta: dict, newer: list[int]) -> None:
         """In the background thread. Order matters: set aside, write, flush, and only then delete."""
-        replaced = self.directory / "replaced"
-        moved = []
+        moved: list[tuple[Path, Path]] = []
         try:
-            self._clean()
-            if newer:
-                shutil.rmtree(replaced, ignore_errors=True)  # of an older, interrupted replacement
-            for s in newer:
-                moved.append((move(self._path(s), replaced), self._path(s)))
+            self._make_room(newer, moved)
             write(self._path(step), leaves, arrays, meta)
         except Exception as error:
-            for source, back in moved:
-                if not back.exists():
-                    source.rename(back)
-            good = [s for s in self._on_disk() if s not in self._damaged]
-            raise CheckpointError(
-                f"cannot save checkpoint {step} in {self.directory}: {reason_of(error)}"
-                + (f"; the last good one is {good[-1]}" if good else "")
-            ) from error
-        shutil.rmtree(replaced, ignore_errors=True)
+            raise self._failure(step, reason_of(error), moved) from error
+        self._tidy()
+
+    def _save_shards(self, step: int, leaves: list, arrays: list, meta: dict, newer: list[int]) -> None:
+        """The same order, with all processes: set aside here, the rest behind."""
+        moved: list[tuple[Path, Path]] = []
+        make_room = lambda: self._make_room(newer, moved)  # noqa: E731
+        try:
+            save = checkpoint_shards.start(self._path(step), leaves, arrays, meta, make_room, self._given_up)
+        except (CheckpointError, exchange.GaveUp) as error:
+            raise self._failure(step, str(error), moved) from error
+        self._pending, self._together = self._behind(self._finish_shards, step, save, moved), True
+
+    def _finish_shards(self, step: int, save: checkpoint_shards.Save, moved: list) -> None:
+        try:
+            checkpoint_shards.finish(save, self._given_up)
+        except (CheckpointError, exchange.GaveUp) as error:
+            raise self._failure(step, str(error), moved) from error
+        if jax.process_index() == 0:
+            self._tidy()
+
+    def _make_room(self, newer: list[int], moved: list[tuple[Path, Path]]) -> None:
+        """Sets aside what is to be replaced; `moved` tells where from."""
+        self._clean()
+        replaced = self.directory / "replaced"
+        if newer:
+            shutil.rmtree(replaced, ignore_errors=True)  # of an older, interrupted replacement
+        for s in newer:
+            moved.append((move(self._path(s), replaced), self._path(s)))
+
+    def _failure(self, step: int, reason: str, moved: list[tuple[Path, Path]]) -> CheckpointError:
+        for source, back in moved:
+            if not back.exists():
+                source.rename(back)
+        good = [s for s in self._on_disk() if s not in self._damaged]
+        return CheckpointError(
+            f"cannot save checkpoint {step} in {self.directory}: {reason}"
+            + (f"; the last good one is {good[-1]}" if good else "")
+        )
+
+    def _tidy(self) -> None:
+        shutil.rmtree(self.directory / "replaced", ignore_errors=True)
         if self._max_to_keep is not None:
             for old in numbered(self.directory)[: -self._max_to_keep]:
                 shutil.rmtree(old, ignore_errors=True)

@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -15,9 +16,20 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from meta_train.checkpoint_format import CheckpointError, Leaf, check_fit, pack, unpack
+from meta_train import exchange
+from meta_train.checkpoint_format import (
+    CheckpointError,
+    Leaf,
+    check_fit,
+    pack,
+    shardings,
+    stored_shape,
+    unpack,
+)
 
-FORMAT = 1  # of the manifest; to be raised when an older reader could not understand it
+# Of the manifest; to be raised when an older reader could not understand it.
+FORMAT = 1  # one process wrote everything
+FORMAT_SHARDS = 2  # every process wrote its shards
 UNFINISHED = ".unfinished"
 SPARE_BYTES = 2**20  # for the manifest and Orbax's own files
 
@@ -42,60 +54,113 @@ class Restored(NamedTuple):
 
 def write(path: Path, leaves: list[Leaf], arrays: list[np.ndarray], meta: dict) -> None:
     """Writes a checkpoint under another name, flushes it to the disk, and only then gives it its own."""
-    unfinished = path.with_name(path.name + UNFINISHED)
-    # Asked beforehand, because TensorStore prints tracebacks of its own when a write fails.
-    if shutil.disk_usage(path.parent).free < sum(array.nbytes for array in arrays) + SPARE_BYTES:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    draft = unfinished(path)
+    refuse_full_disk(path.parent, sum(array.nbytes for array in arrays))
     try:
         with _checkpointer() as checkpointer:
-            checkpointer.save(unfinished / "state", args=_orbax().args.StandardSave(pack(arrays)))
-        files = sorted(file for file in unfinished.rglob("*") if file.is_file())
-        body = {
-            "format": FORMAT,
-            "step": int(path.name),
-            "meta": meta,
-            "leaves": [list(leaf) for leaf in leaves],
-            "files": {str(file.relative_to(unfinished)): _file_digest(file) for file in files},
-        }
-        manifest = json.dumps(body | {"sha256": _digest(body)}, indent=1)
-        (unfinished / "manifest.json").write_text(manifest)
-        for place in [*unfinished.rglob("*"), unfinished]:
-            _flush(place)
-        unfinished.rename(path)
-        _flush(path.parent)
+            checkpointer.save(draft / "state", args=orbax().args.StandardSave(pack(arrays)))
+        sign(path, FORMAT, leaves, digests(files_in(draft), draft), meta)
     except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        remove(draft)
         raise
+
+
+def sign(path: Path, format_: int, leaves: list[Leaf], found: dict[str, str], meta: dict) -> None:
+    """Gives a checkpoint, whose arrays are written, its manifest, and then its name."""
+    draft = unfinished(path)
+    body = {
+        "format": format_,
+        "step": int(path.name),
+        "meta": meta,
+        "leaves": [list(leaf) for leaf in leaves],
+        "files": found,
+    }
+    manifest = json.dumps(body | {"sha256": _digest(body)}, indent=1)
+    (draft / "manifest.json").write_text(manifest)
+    flush([*draft.rglob("*"), draft])
+    draft.rename(path)
+    flush([path.parent])
+
+
+def unfinished(path: Path) -> Path:
+    """What a checkpoint is called until it is complete."""
+    return path.with_name(path.name + UNFINISHED)
+
+
+def remove(directory: Path) -> None:
+    """Deletes a directory, as far as that goes."""
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def refuse_full_disk(directory: Path, needed: int) -> None:
+    """Asked beforehand, because TensorStore prints tracebacks of its own when a write fails (OSError)."""
+    if shutil.disk_usage(directory).free < needed + SPARE_BYTES:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def files_in(directory: Path) -> list[Path]:
+    """All files under a directory, in order; none if it is not there."""
+    return sorted(file for file in directory.rglob("*") if file.is_file())
+
+
+def digests(paths: list[Path], root: Path) -> dict[str, str]:
+    """The SHA-256 of every file, by its path from `root`."""
+    return {str(path.relative_to(root)): _file_digest(path) for path in paths}
 
 
 def read(path: Path, target: Any) -> Restored:
     """Reads a checkpoint; Orbax gets to see no file that is not what was written.
 
+    With several processes all must call it: each verifies its share of the files and reads its shards, and
+    what one of them finds all of them raise.
+
     Raises:
       Damaged: it is not what was written.
       CheckpointError: it is, but does not fit the target, or a later version of this project wrote it.
     """
+    body = exchange.together(lambda: _verified(path, target), Damaged, CheckpointError)
+    leaves = _leaves(body)
+    stored = exchange.together(lambda: _stored(path, leaves, target), Damaged)
+    return Restored(body["step"], unpack(leaves, stored, target), body["meta"])
+
+
+def _leaves(body: dict) -> list[Leaf]:
+    return [Leaf(name, dtype, tuple(shape), impl) for name, dtype, shape, impl in body["leaves"]]
+
+
+def _verified(path: Path, target: Any) -> dict:
+    """The manifest, after a look at those of its files that this process answers for."""
     body = _read_manifest(path)
-    leaves = [Leaf(name, dtype, tuple(shape), impl) for name, dtype, shape, impl in body["leaves"]]
     try:
-        check_fit(leaves, target)
+        check_fit(_leaves(body), target)
     except CheckpointError as error:
         raise CheckpointError(f"checkpoint {path} does not fit: {error}") from None
-    for name, digest in body["files"].items():
+    for name in sorted(body["files"])[jax.process_index() :: jax.process_count()]:
         try:
-            same = _file_digest(path / name) == digest
+            same = _file_digest(path / name) == body["files"][name]
         except OSError as error:
             raise Damaged(f"{name} cannot be read ({reason_of(error)})") from error
         if not same:
             raise Damaged(f"{name} is not what was written, by its digest")
+    return body
+
+
+def _stored(path: Path, leaves: list[Leaf], target: Any) -> dict[str, Any]:
+    """The stored arrays: this process's shards of those that the target spreads over devices."""
+    ocp = orbax()
+    wanted = {
+        name: ocp.RestoreArgs(restore_type=np.ndarray)
+        if sharding is None
+        else ocp.ArrayRestoreArgs(restore_type=jax.Array, sharding=sharding, global_shape=stored_shape(leaf))
+        for name, leaf, sharding in shardings(leaves, target)
+    }
     try:
-        with _checkpointer() as checkpointer:
-            stored = checkpointer.restore(path / "state", args=_orbax().args.StandardRestore())
+        with _checkpointer(ocp.PyTreeCheckpointHandler) as checkpointer:
+            return checkpointer.restore(path / "state", args=ocp.args.PyTreeRestore(restore_args=wanted))
     except MemoryError:
         raise
     except Exception as error:  # Orbax raises bare Exceptions too
         raise Damaged(f"its arrays cannot be read ({reason_of(error)})") from error
-    return Restored(body["step"], unpack(leaves, stored, target), body["meta"])
 
 
 def _read_manifest(path: Path) -> dict:
@@ -108,8 +173,8 @@ def _read_manifest(path: Path) -> dict:
         raise Damaged("its manifest is not one") from error
     if _digest(body) != signed:
         raise Damaged("the digest of its manifest does not match")
-    if body["format"] != FORMAT:
-        raise CheckpointError(f"checkpoint {path} has format {body['format']}, only {FORMAT} is known here")
+    if body["format"] not in (1, 2):
+        raise CheckpointError(f"checkpoint {path} has format {body['format']}, only 1 and 2 are known here")
     if str(body["step"]) != path.name:
         raise Damaged(f"it holds step {body['step']}")
     return body
@@ -124,19 +189,21 @@ def _file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems cannot flush a directory
-            raise
-    finally:
-        os.close(descriptor)
+def flush(paths: list[Path]) -> None:
+    """Waits until files and directories are on the disk (fsync)."""
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems cannot flush a directory
+                raise
+        finally:
+            os.close(descriptor)
 
 
 @functools.cache
-def _orbax() -> ModuleType:
+def orbax() -> ModuleType:
     """Orbax, imported when first needed (half a second), and without its log.
 
     It reports every failure by exception as well; the records would only repeat it, with tracebacks.
@@ -147,13 +214,13 @@ def _orbax() -> ModuleType:
     return ocp
 
 
-def _checkpointer() -> Any:
-    ocp = _orbax()
-    # Every leaf is a NumPy array, so no process needs another one to read or write.
+def _checkpointer(handler: Callable | None = None) -> Any:
+    """Orbax for this process alone: no other one is needed to write NumPy arrays, or to read."""
+    ocp = orbax()
     me = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me})
-    handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
-    return ocp.Checkpointer(handler, multiprocessing_options=alone)
+    make = handler or ocp.StandardCheckpointHandler
+    return ocp.Checkpointer(make(multiprocessing_options=alone), multiprocessing_options=alone)
 
 
 def numbered(directory: Path) -> list[Path]:

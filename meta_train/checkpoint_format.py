@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 
 _SCALARS = {bool: np.bool_, int: np.int64, float: np.float64}
 
@@ -54,39 +55,60 @@ def describe(tree: Any) -> list[tuple[Leaf, Any]]:
     return [(_describe(jax.tree_util.keystr(path), leaf), leaf) for path, leaf in leaves]
 
 
-def to_host(tree: Any) -> tuple[list[Leaf], list[np.ndarray]]:
-    """Copies a state to the host; nothing of what is returned shares memory with it.
-
-    Arrays that are spread over several processes are gathered, so every process must call this.
+def to_store(tree: Any) -> tuple[list[Leaf], list[Any]]:
+    """What is to be written of a state.
 
     Returns:
-      The leaves, and their arrays in the same order: key data for typed keys.
+      The leaves, and their arrays in the same order, key data for typed keys: copies on the host, which
+      share memory with nothing. But where a leaf is split over several processes, none of which has all
+      of it, those that are arrays of all processes come as they are.
 
     Raises:
       CheckpointError: a leaf is neither an array, nor a key, nor a number that 64 bits hold.
     """
     described = describe(tree)
-    arrays = [jax.random.key_data(value) if leaf.impl else value for leaf, value in described]
-    if any(isinstance(a, jax.Array) and not a.is_fully_addressable for a in arrays):
-        from jax.experimental import multihost_utils
-
-        arrays = [
-            multihost_utils.process_allgather(a, tiled=True)
-            if isinstance(a, jax.Array) and not a.is_fully_addressable
-            else a
-            for a in arrays
-        ]
     leaves = [leaf for leaf, _ in described]
-    arrays = jax.device_get(arrays)  # starts all transfers before it waits for the first
+    arrays = [jax.random.key_data(value) if leaf.impl else value for leaf, value in described]
+    if any(is_split(array) for array in arrays):
+        kept = [isinstance(a, jax.Array) and not a.is_fully_addressable for a in arrays]
+    else:
+        kept = [False] * len(arrays)
+    here = jax.device_get([a for a, keep in zip(arrays, kept, strict=True) if not keep])  # all at once
     try:
-        return leaves, [np.array(a, _SCALARS.get(type(a)), order="C") for a in arrays]
+        copies = iter([np.array(a, _SCALARS.get(type(a)), order="C") for a in here])
     except OverflowError as error:
         raise CheckpointError(f"a Python int of the state needs more than 64 bits: {error}") from None
+    return leaves, [a if keep else next(copies) for a, keep in zip(arrays, kept, strict=True)]
 
 
-def pack(arrays: list[np.ndarray]) -> dict[str, np.ndarray]:
+def is_split(array: Any) -> bool:
+    """Whether it is an array of which no process has everything."""
+    return isinstance(array, jax.Array) and not (array.is_fully_addressable or array.is_fully_replicated)
+
+
+def pack(arrays: list[Any]) -> dict[str, Any]:
     """The arrays under the names that they are stored by; zero-size ones need no storing."""
     return {_stored_name(i): array for i, array in enumerate(arrays) if array.size}
+
+
+def shardings(leaves: list[Leaf], target: Any) -> list[tuple[str, Leaf, Any]]:
+    """The stored arrays: name, leaf, and over which devices the target spreads it (None: over none)."""
+    likes = {leaf.path: like for leaf, like in describe(target)}
+    named = [(_stored_name(i), leaf) for i, leaf in enumerate(leaves) if np.prod(stored_shape(leaf))]
+    return [(name, leaf, _spread(leaf, likes[leaf.path])) for name, leaf in named]
+
+
+def _spread(leaf: Leaf, like: Any) -> Any:
+    sharding = getattr(like, "sharding", None)
+    if sharding is None or len(sharding.device_set) == 1:
+        return None
+    # Key data have one axis more than the keys, which a named sharding leaves whole.
+    return sharding if isinstance(sharding, NamedSharding) or not leaf.impl else None
+
+
+def stored_shape(leaf: Leaf) -> tuple[int, ...]:
+    """Of the array that holds a leaf: key data for keys."""
+    return (*leaf.shape, *_key_size(leaf.impl))
 
 
 def _stored_name(index: int) -> str:
@@ -107,7 +129,7 @@ def check_fit(leaves: list[Leaf], target: Any) -> None:
             raise CheckpointError(f"state{path} ({leaf}) is in the checkpoint, not in this run")
 
 
-def unpack(leaves: list[Leaf], stored: dict[str, np.ndarray], target: Any) -> Any:
+def unpack(leaves: list[Leaf], stored: dict[str, Any], target: Any) -> Any:
     """The saved tree, with the structure, the kinds of leaves and the shardings of `target`, which fits."""
     saved = {leaf.path: (leaf, stored.get(_stored_name(i))) for i, leaf in enumerate(leaves)}
     paths, treedef = jax.tree_util.tree_flatten_with_path(target)
@@ -115,17 +137,17 @@ def unpack(leaves: list[Leaf], stored: dict[str, np.ndarray], target: Any) -> An
     return jax.tree_util.tree_unflatten(treedef, restored)
 
 
-def _place(leaf: Leaf, array: np.ndarray | None, *, like: Any) -> Any:
+def _place(leaf: Leaf, array: Any, *, like: Any) -> Any:
     """One saved leaf as `like` is: number, NumPy array, or jax array with its sharding."""
     if array is None:  # zero-size
-        array = np.zeros((*leaf.shape, *_key_size(leaf.impl)), np.uint32 if leaf.impl else like.dtype)
+        array = np.zeros(stored_shape(leaf), np.uint32 if leaf.impl else like.dtype)
     if type(like) in _SCALARS:
         return type(like)(array[()])
     if isinstance(like, np.generic):
         return array[()]
     if isinstance(like, np.ndarray):
         return array
-    placed = _to_device(array, like)
+    placed = array if isinstance(array, jax.Array) else _to_device(array, like)
     return jax.random.wrap_key_data(placed, impl=leaf.impl) if leaf.impl else placed
 
 

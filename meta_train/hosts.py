@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from meta_train.exchange import anybody
 from meta_train.hooks import RunError
 from meta_train.problems import ConfigError, Problem
 
@@ -85,15 +86,6 @@ def agree(what: str, text: str) -> None:
             f"the processes must have the same {what}: process 0 has {everybodys[0].tobytes().hex()[:12]}, "
             f"process {others[0]} has {everybodys[others[0]].tobytes().hex()[:12]} (sha256)"
         )
-
-
-def anybody(mine: bool) -> bool:
-    """Whether it is true in any process; all must ask."""
-    if not several():
-        return mine
-    from jax.experimental import multihost_utils
-
-    return bool(np.asarray(multihost_utils.process_allgather(np.asarray(mine))).any())
 
 
 def first_then_all(function: Callable[[], Any]) -> Any:

@@ -127,11 +127,13 @@ def run(
                     display.step(step)
                     for hook in run_hooks:
                         hook(step, state, metrics)
+                checkpoints.wait()
             except hooks.RunError as error:
                 raise hooks.RunError(f"{error}; {_what_is_left(checkpoints)}") from error
             except (jax.errors.JaxRuntimeError, ValueError) as error:
                 if not hosts.several():
                     raise
+                checkpoints.give_up()
                 left = _what_is_left(checkpoints)
                 raise hooks.LostProcess(
                     f"another process of the run is gone ({_line(error)}); {left}"

@@ -1,0 +1,180 @@
+"""A checkpoint that several processes write together, each its own shards, through Orbax.
+
+In the caller's thread: the first process makes the directory, then all copy their shards to the host. Behind,
+in one thread of each: it writes its shards (`state/ocdbt.process_I`), flushes them and tells the first one
+their digests; that one merges the indices, signs the manifest, renames, and tells the others that it is done.
+Until that rename there is no checkpoint. No device takes part, so training goes on meanwhile.
+"""
+
+import asyncio
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from meta_train import checkpoint_files as files
+from meta_train import exchange
+from meta_train.checkpoint_format import CheckpointError, Leaf, pack
+
+
+class Save(NamedTuple):
+    """A save on its way.
+
+    Attributes:
+      path: of the checkpoint, once it is complete.
+      leaves: what it holds.
+      meta: the caller's.
+      topic: where the processes talk about it.
+      handler: Orbax's.
+      futures: what Orbax is still writing here.
+      error: why this process cannot write its part; "" if it can.
+    """
+
+    path: Path
+    leaves: list[Leaf]
+    meta: dict
+    topic: str
+    handler: Any
+    futures: list
+    error: str
+
+
+def start(
+    path: Path,
+    leaves: list[Leaf],
+    arrays: list[np.ndarray | jax.Array],
+    meta: dict,
+    prepare: Callable[[], None],
+    give_up: threading.Event,
+) -> Save:
+    """Copies this process's shards to the host and starts to write them; all processes must call it.
+
+    Args:
+      path: of the checkpoint.
+      leaves: what it holds.
+      arrays: in their order; all of them global arrays, or the same in every process.
+      meta: anything JSON can hold.
+      prepare: called in the first process before anything is written.
+      give_up: set when the other processes are not to be waited for any longer.
+
+    Raises:
+      CheckpointError: the first process cannot prepare the directory.
+    """
+    topic = exchange.topic()
+    unfinished = files.unfinished(path)
+    if jax.process_index() == 0:
+        said = ""
+        try:
+            prepare()
+            files.refuse_full_disk(path.parent, sum(array.nbytes for array in arrays))
+            (unfinished / "state").mkdir(parents=True)
+        except Exception as error:
+            said = files.reason_of(error)
+        exchange.tell(f"{topic}/ready", said)
+    refused = exchange.hear(f"{topic}/ready", give_up)
+    if refused:
+        raise CheckpointError(refused)
+    handler, futures, error = None, [], ""
+    try:
+        handler = _handler()
+        args = files.orbax().args.PyTreeSave(pack(arrays))
+        futures = _run(handler.async_save(_epath(unfinished / "state"), args=args)) or []
+    except Exception as failed:
+        error = files.reason_of(failed)
+    return Save(path, leaves, meta, topic, handler, futures, error)
+
+
+def finish(save: Save, give_up: threading.Event) -> None:
+    """Writes this process's part and returns when all is on the disk under its own name; in the background.
+
+    Raises:
+      CheckpointError: a process could not; every process raises the same line.
+      exchange.GaveUp: the others are not there any longer.
+    """
+    me = jax.process_index()
+    exchange.tell(f"{save.topic}/part/{me}", json.dumps(_part(save, me)))
+    if me == 0:
+        said = ""
+        try:
+            _complete(save, give_up)
+        except exchange.GaveUp:
+            raise
+        except Exception as error:
+            said = str(error) if isinstance(error, CheckpointError) else files.reason_of(error)
+        exchange.forget(f"{save.topic}/part/")
+        exchange.tell(f"{save.topic}/verdict", said)
+    else:
+        said = exchange.hear(f"{save.topic}/verdict", give_up)
+    if said:
+        raise CheckpointError(said)
+
+
+def _part(save: Save, process: int) -> dict:
+    """The digests of the files that this process wrote, which are on the disk; or why they are not."""
+    unfinished = files.unfinished(save.path)
+    error = save.error
+    for future in save.futures:
+        try:
+            future.result()
+        except Exception as failed:
+            error = error or files.reason_of(failed)
+    if error:
+        return {"error": error}
+    try:
+        own = files.files_in(unfinished / "state" / f"ocdbt.process_{process}")
+        found = files.digests(own, unfinished)
+        files.flush(own)
+    except OSError as failed:
+        return {"error": files.reason_of(failed)}
+    return {"files": found}
+
+
+def _complete(save: Save, give_up: threading.Event) -> None:
+    """In the first process: all parts are there, the rest is written, and the whole gets its name."""
+    unfinished = files.unfinished(save.path)
+    found: dict[str, str] = {}
+    errors = []
+    for process in range(jax.process_count()):
+        part = json.loads(exchange.hear(f"{save.topic}/part/{process}", give_up))
+        found |= part.get("files", {})
+        if "error" in part:
+            errors.append(f"{part['error']} (process {process})")
+    try:
+        if errors:
+            raise CheckpointError(errors[0])
+        save.handler.finalize(_epath(unfinished / "state"))
+        rest = [file for file in files.files_in(unfinished) if str(file.relative_to(unfinished)) not in found]
+        found |= files.digests(rest, unfinished)
+        files.sign(save.path, files.FORMAT_SHARDS, save.leaves, found, save.meta)
+    except BaseException:
+        files.remove(unfinished)
+        raise
+
+
+def _handler() -> Any:
+    """Orbax's own way over processes, except that it talks to nobody: the exchange above does."""
+    ocp = files.orbax()
+    handlers = ocp.type_handlers
+    registry = handlers.create_type_handler_registry(
+        (np.ndarray, handlers.NumpyHandler()),
+        (jax.Array, handlers.ArrayHandler(enable_write_sharding_file=False)),
+    )
+    return ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
+
+
+def _epath(path: Path) -> Any:
+    from etils import epath
+
+    return epath.Path(path)
+
+
+def _run(coroutine: Any) -> Any:
+    loop = asyncio.new_event_loop()
+    try:
+        return loop.run_until_complete(coroutine)
+    finally:
+        loop.close()

@@ -112,11 +112,15 @@ class Objective(Section):
     """The loss that a step counts at most, and a diverged one counts."""
     offset: Annotated[float, Ge(0)] = 0.02
     """Added before the logarithm."""
+    late: Annotated[float, Ge(0)] = 0.0
+    """Step t of T weighs (1 + late) (t / T)^late: 0 for all alike, 3 where the end is what matters."""
 
     @model_validator(mode="after")
     def _has_logarithm(self):
         if self.log and self.cap + self.offset <= 0:
             raise ValueError(f"cap must be > -offset ({-self.offset}) where log is true, got {self.cap}")
+        if self.late and self.reduce == "last":
+            raise ValueError(f"late must be 0 where reduce is last, got {self.late}")
         return self
 
 

@@ -23,6 +23,8 @@ class Objective(NamedTuple):
         at low losses.
       cap: the loss that a step counts at most, and a diverged one counts.
       offset: added before the logarithm.
+      late: step t of T weighs `(1 + late) (t / T)^late`: 0 for all alike, more where the end of a training
+        matters more than its course.
     """
 
     loss: Literal["train", "valid"] = "train"
@@ -30,6 +32,7 @@ class Objective(NamedTuple):
     log: bool = True
     cap: float = 4.0
     offset: float = 0.02
+    late: float = 0.0
 
 
 MEAN_LOG_LOSS = Objective()
@@ -132,11 +135,15 @@ def inner_training(
         if objective.loss == "valid":
             loss = task.loss(params, key_valid, data["valid"])
         loss = meta_loss(loss)
+        if objective.late:
+            loss = loss * (1 + objective.late) * (t / state.length) ** objective.late
         if objective.reduce == "last":  # times T, as the mean over steps divides by it
             loss = jnp.where(t == state.length, state.length * loss, 0.0)
         return InnerState(params, opt_state, state.cfg, t, state.length, late), loss
 
     worst = float(meta_loss(objective.cap)) * (longest if objective.reduce == "last" else 1)
+    if worst > 0:
+        worst *= 1 + objective.late
     return UnrolledSystem(init, step, multiple if shortest != longest else longest, longest, worst)
 
 

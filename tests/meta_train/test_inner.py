@@ -96,6 +96,18 @@ def test_the_log_objective_is_of_the_capped_loss_and_its_ceiling_is_that_of_the_
     assert system.worst_loss == pytest.approx(np.log(0.52))
 
 
+def test_late_losses_can_weigh_more_and_the_weights_average_to_one():
+    family, plain = lines(), {}
+    for late in (0.0, 2.0):
+        system = inner_training(family, momentum(), unroll_length=4, objective=PLAIN._replace(late=late))
+        rollout = start(system, THETA, jax.random.key(0))
+        _, plain[late] = unroll(system, THETA, rollout, jax.random.key(1), family.data, 4)
+        assert system.worst_loss == 1e3 * (1 + late)
+    weights = 3 * (np.arange(1, 5) / 4) ** 2
+    np.testing.assert_allclose(plain[2.0], weights * plain[0.0], rtol=1e-5)
+    assert np.mean(3 * (np.arange(1, 1001) / 1000) ** 2) == pytest.approx(1, abs=0.01)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_training_that_is_not_finite_counts_the_cap_and_is_marked(value):
     task = Task(lambda key: jnp.float32(1.0), lambda params, key, data: params * value)

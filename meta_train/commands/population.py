@@ -1,7 +1,10 @@
 """`meta-train population`, `export-schedule`, `replay` and `plot`: populations, and what they found."""
 
 import argparse
+from contextlib import nullcontext
 from pathlib import Path
+
+from meta_train.commands import processes
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -15,6 +18,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         "--out", type=Path, metavar="DIR", help="directory of the run (default: runs/CONFIG's name)"
     )
     population.add_argument("--resume", action="store_true", help="go on with the run in that directory")
+    processes.add_options(population)
     population.set_defaults(command=population_command)
 
     export = commands.add_parser("export-schedule", help="write the schedule of a population's best member")
@@ -37,6 +41,7 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def population_command(args: argparse.Namespace) -> int:
     """`meta-train population`."""
+    from meta_train import hosts, train
     from meta_train.display import progress_display
     from meta_train.population import config as config_lib
     from meta_train.population.run import run_population
@@ -44,10 +49,17 @@ def population_command(args: argparse.Namespace) -> int:
     def words(row: dict) -> dict[str, str]:
         return {"fitness": f"best {row['fitness/best']:.4f}  median {row['fitness/median']:.4f}"}
 
+    processes.join(args)
     config = config_lib.load(args.config, args.overrides)
     directory = args.out or Path("runs") / Path(args.config).stem
-    with progress_display(config.rounds, unit="round", words=words) as display:
+    first = hosts.is_first()
+    display = (
+        progress_display(config.rounds, unit="round", words=words) if first else nullcontext(train.SILENT)
+    )
+    with display as display:
         result = run_population(config, directory, resume=args.resume, display=display)
+    if not first:
+        return 0
     print(f"best: member {result.slot}, fitness {result.fitness:.4f}")
     for name, value in result.test.items():
         print(f"  {name}: {value:.4f}")

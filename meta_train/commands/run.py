@@ -5,6 +5,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from meta_train.commands import processes
 from meta_train.commands.output import write_json
 
 
@@ -22,16 +23,7 @@ def add(commands: Any) -> None:
     run.add_argument(
         "--profile", type=Path, metavar="DIR", help="write a JAX trace of a few outer steps to DIR"
     )
-    several = run.add_argument_group("several processes, with one command line each (docs/scale.md)")
-    several.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 is")
-    several.add_argument("--num-processes", type=int, metavar="P", help="how many there are")
-    several.add_argument("--process-id", type=int, metavar="I", help="which one this is, 0 to P - 1")
-    several.add_argument(
-        "--distributed", action="store_true", help="let JAX find the cluster (Slurm, Open MPI, TPU, ...)"
-    )
-    several.add_argument(
-        "--heartbeat", type=int, default=30, metavar="S", help="seconds until a silent process counts as dead"
-    )
+    processes.add_options(run)
     run.set_defaults(command=run_command)
 
 
@@ -41,8 +33,7 @@ def run_command(args: argparse.Namespace) -> int:
     from meta_train import hosts, train
     from meta_train.display import progress_display
 
-    if args.distributed or args.coordinator or args.num_processes or args.process_id is not None:
-        hosts.join(args.coordinator, args.num_processes, args.process_id, args.heartbeat, args.distributed)
+    processes.join(args)
     config = config_lib.load(args.config, args.overrides)
     directory = args.out or Path("runs") / Path(args.config).stem
     if args.dry_run:

@@ -1,5 +1,6 @@
 """The config of a population: its keys, and everything that is wrong with one, before anything compiles."""
 
+import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -123,6 +124,11 @@ def parse(raw: dict[str, Any]) -> PopulationConfig:
 def resolved(config: PopulationConfig) -> dict[str, Any]:
     """The config as plain JSON values, every default filled in."""
     return config.model_dump(mode="json")
+
+
+def digest(config: PopulationConfig) -> str:
+    """sha256, hexadecimal, of the resolved config."""
+    return hashlib.sha256(json.dumps(resolved(config), sort_keys=True).encode()).hexdigest()
 
 
 def _parse(raw: dict[str, Any]) -> tuple[PopulationConfig | None, list[Problem]]:

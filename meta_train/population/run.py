@@ -5,11 +5,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
-from meta_train import config_file
+from meta_train import config_file, hosts
 from meta_train.checkpoint import Checkpoints
-from meta_train.hooks import Interrupted, RunError
+from meta_train.checkpoint_files import numbered
+from meta_train.hooks import Interrupted, LostProcess, RunError
 from meta_train.metrics import Writer, all_of, jsonl_writer
 from meta_train.population import config as config_lib
 from meta_train.population import lineage
@@ -59,8 +61,33 @@ def run_population(
     """
     began = time.perf_counter()
     set_up_jax(config)  # type: ignore[arg-type]  # its `runtime` section is the same
+    hosts.agree("config", config_lib.digest(config))
+    if not hosts.is_first():
+        display = SILENT
     run, parts = build_population(config)
-    directory = prepare_as(directory, config_lib.resolved(config), _read_config, resume)
+    directory = hosts.first_then_all(
+        lambda: prepare_as(
+            directory, config_lib.resolved(config), _read_config, resume or not hosts.is_first()
+        )
+    )
+    try:
+        stage, record = _train(config, run, directory, resume, display)
+        found = run.engine.test(stage.members, run.trainer.data)
+        test = {name: np.asarray(values) for name, values in found.items()}
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        if not hosts.several():
+            raise
+        raise _lost(directory, error) from error
+    slot = best_member(parts.controller, record)
+    test = {name: float(values[slot]) for name, values in test.items()}
+    return PopulationResult(directory, slot, float(record.fitness[slot]), test, time.perf_counter() - began)
+
+
+def _train(
+    config: PopulationConfig, run: Population, directory: Path, resume: bool, display: Display
+) -> tuple[Stage, Record]:
+    """All rounds that are left: the last stage, and the last round's record."""
+    every, record = config.checkpoint.every, None
     with (
         Checkpoints(
             directory / CHECKPOINTS, max_to_keep=config.checkpoint.max_to_keep, warn=display.warn
@@ -76,22 +103,24 @@ def run_population(
         with _Files(config, directory, first, meta.get("wandb_id"), display) as files:
             while stage.round < config.rounds:
                 stage, record = advance(run, stage, last=stage.round + 1 == config.rounds)
-                row = summary(parts.controller, record, stage)
+                row = summary(run.controller, record, stage)
                 files.write(record, row)
                 display.step(stage.round)
                 display.row(row)
                 stop = asked_to_stop()
-                every = config.checkpoint.every
                 if stop or stage.round == config.rounds or (every and stage.round % every == 0):
                     checkpoints.save(stage.round, stage.members, _meta(stage, files.wandb_id))
                 if stop and stage.round < config.rounds:
                     checkpoints.wait()
                     raise Interrupted(stage.round, "round")
-        found = run.engine.test(stage.members, run.trainer.data)
-    record = lineage.read(directory)[-1]
-    slot = best_member(parts.controller, record)
-    test = {name: float(values[slot]) for name, values in found.items()}
-    return PopulationResult(directory, slot, float(record.fitness[slot]), test, time.perf_counter() - began)
+    return stage, record or lineage.read(directory)[-1]
+
+
+def _lost(directory: Path, error: Exception) -> LostProcess:
+    reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+    saved = numbered(directory / CHECKPOINTS)
+    left = f"the last good checkpoint is {saved[-1]}" if saved else "no checkpoint was saved yet"
+    return LostProcess(f"another process of the population is gone ({reason}); {left}")
 
 
 def build_population(config: PopulationConfig) -> tuple[Population, config_lib.Parts]:
@@ -148,9 +177,14 @@ def _stage(restored: Any) -> Stage:
 
 
 class _Files:
-    """lineage.jsonl, metrics.jsonl and Weights & Biases; closed in any case."""
+    """lineage.jsonl, metrics.jsonl and Weights & Biases, of process 0 alone; closed in any case."""
 
     def __init__(self, config: PopulationConfig, directory: Path, resume_round, wandb_id, display) -> None:
+        self._lineage: Writer = all_of([])
+        self._metrics: Writer = all_of([])
+        self.wandb_id = wandb_id
+        if not hosts.is_first():
+            return
         self._lineage = jsonl_writer(directory / lineage.LINEAGE, resume_step=resume_round)
         metrics = jsonl_writer(directory / METRICS, resume_step=resume_round)
         remote = wandb_writer(
@@ -161,7 +195,7 @@ class _Files:
             warn=display.warn,
             say=display.say,
         )
-        self._metrics: Writer = all_of([metrics, remote])
+        self._metrics = all_of([metrics, remote])
         self.wandb_id = self._metrics.run_id
 
     def write(self, record: Record, row: dict[str, float]) -> None:

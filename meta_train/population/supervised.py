@@ -51,8 +51,9 @@ def supervised(
         check_family(other)
         data["test"] = other.data["train"]
     make = searched_optimizer(optimizer, searched, 1)
-    key_cfg, key_valid = jax.random.split(jax.random.key(task_seed))
-    task_of = lambda: family.task(family.sample(key_cfg))  # noqa: E731
+    # Keys are made where they are used: an array from outside would belong to one of several processes.
+    keys_of = lambda: jax.random.split(jax.random.key(task_seed))  # noqa: E731
+    task_of = lambda: family.task(family.sample(keys_of()[0]))  # noqa: E731
 
     def init(key, hypers):
         params = task_of().init(key)
@@ -64,7 +65,7 @@ def supervised(
         return Member(optax.apply_updates(member.weights, updates), opt_state)
 
     def mean_loss(member, data):
-        keys = jax.random.split(key_valid, num_valid_batches)
+        keys = jax.random.split(keys_of()[1], num_valid_batches)
         return jax.vmap(lambda key: task_of().loss(member.weights, key, data))(keys).mean()
 
     def test(member, data):

@@ -111,8 +111,11 @@ def _flat(mapping: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, A
 def _evaluation(evaluation: Any) -> str:
     """A mapping with `table` (`head`, `rows`) and `notes`; a list of mappings, a row each; or anything."""
     if isinstance(evaluation, Mapping) and "table" in evaluation:
-        table = _table(evaluation["table"]["head"], evaluation["table"]["rows"])
-        return "\n".join([table, "", *(f"* {note}" for note in evaluation.get("notes", ()))])
+        parts = []
+        for key in ("comparisons", "table"):
+            if key in evaluation:
+                parts += [_table(evaluation[key]["head"], evaluation[key]["rows"]), ""]
+        return "\n".join([*parts, *(f"* {note}" for note in evaluation.get("notes", ()))])
     rows = evaluation if isinstance(evaluation, list) else [evaluation]
     if not rows or not all(isinstance(row, Mapping) for row in rows):
         return f"`{_text(evaluation)}`"

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from meta_train.population.space import Hypers, Space
+from meta_train.stream import Stream
 
 
 class Member(NamedTuple):
@@ -42,6 +43,7 @@ class Trainer(NamedTuple):
       restart: `(inner) -> inner`, for a member that got new weights but keeps its own inner part.
       test: `(member, data) -> {name: f32[]}`, for reports only; nothing is ever selected by it.
       least: the least value that a hyperparameter may take, for those that have one.
+      streams: label -> stream of the arrays `data["train"][label]["train"]`, refreshed between rounds.
       particles: which parts of a member are one row per particle (bools, a prefix of its tree).
       split: `(devices) -> Trainer`, the same with the particles of each member over the devices of the mesh
         axis "particles": its `step` and `score` see those of one device. None: it has no particles.
@@ -57,6 +59,7 @@ class Trainer(NamedTuple):
     restart: Callable[[Any], Any] = lambda inner: inner
     test: Callable[[Member, Any], dict[str, jax.Array]] = lambda member, data: {}
     least: dict[str, float] = {}
+    streams: dict[str, Stream] = {}
     particles: Member = Member(False, False, False)
     split: "Callable[[int], Trainer] | None" = None
 

@@ -186,7 +186,7 @@ def assemble(config: PopulationConfig) -> Parts:
     trainer = attempt(build, TRAINERS, config.trainer, tuple(space), where="trainer")
     if trainer is not None:
         problems += _check_names(trainer, tuple(space), config.trainer["name"])
-        problems += _check_bounds(trainer, space)
+        problems += _check_bounds(trainer, space) + _check_streams(trainer, config.round_steps)
         if not problems:
             attempt(check_trainer, trainer, space)
         if not problems:
@@ -218,6 +218,16 @@ def _check_names(trainer: Trainer, searched: tuple[str, ...], name: str) -> list
             problems.append(Problem(f"hypers.{key}", message, suggestion=nearest(key, trainer.hypers)))
     missing = [key for key in trainer.required if key not in searched]
     return problems + [Problem(f"hypers.{key}", f"is required by the trainer {name}") for key in missing]
+
+
+def _check_streams(trainer: Trainer, round_steps: int) -> list[Problem]:
+    """Refuses streams that would have to be refreshed while a round runs."""
+    message = f"must be a multiple of round_steps ({round_steps}): members run a round in one call"
+    return [
+        Problem(f"trainer.config.tasks: stream.every of {label}", message, one.every)
+        for label, one in trainer.streams.items()
+        if one.every % round_steps
+    ]
 
 
 def _check_bounds(trainer: Trainer, space: Space) -> list[Problem]:

@@ -31,12 +31,14 @@ class Engine(NamedTuple):
         source's stream: clones part even where nothing is explored.
       gather: `(members, source i32[M]) -> members`, donated; the parts that are copied.
       test: `(members, data) -> {name: f32[M]}`.
+      mesh: that the members are on.
     """
 
     init: Callable[[jax.Array, Any], Member]
     train: Callable[[Member, Any, jax.Array, Any, Any], tuple[Member, jax.Array]]
     gather: Callable[[Member, Any], Member]
     test: Callable[[Member, Any], dict[str, jax.Array]]
+    mesh: Mesh
 
 
 def engine(
@@ -136,6 +138,7 @@ def engine(
         ),
         jax.jit(lambda m, source: gather(slots, m, source), donate_argnums=0),
         jax.jit(jax.vmap(trainer.test, (0, None)), out_shardings=NamedSharding(mesh, everywhere)),
+        mesh,
     )
 
 

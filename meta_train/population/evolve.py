@@ -10,6 +10,7 @@ from meta_train.hooks import RunError
 from meta_train.population import engine as engine_lib
 from meta_train.population import mesh as mesh_lib
 from meta_train.population.base import Controller, Member, Outcome, Rhythm, Trainer
+from meta_train.population.feeds import fed, placed
 from meta_train.population.space import Hypers, Space
 
 
@@ -62,7 +63,6 @@ class Population(NamedTuple):
     rhythm: Rhythm
     engine: engine_lib.Engine
     seed: int
-    mesh: Any
 
 
 def population(
@@ -77,10 +77,8 @@ def population(
     chunk: int | None = None,
 ) -> Population:
     """A population that is ready to begin, its data on every device; arguments as those of its parts."""
-    mesh = mesh_lib.member_mesh(1, controller.num_members) if mesh is None else mesh
-    trainer = trainer._replace(data=mesh_lib.everywhere(trainer.data, mesh))
     run = engine_lib.engine(trainer, controller.num_members, rhythm, copy=copy, mesh=mesh, chunk=chunk)
-    return Population(trainer, controller, space, rhythm, run, seed, mesh)
+    return Population(placed(trainer, run.mesh), controller, space, rhythm, run, seed)
 
 
 def begin(population: Population) -> Stage:
@@ -93,20 +91,20 @@ def begin(population: Population) -> Stage:
     return Stage(0, members, decision.hypers, state, np.arange(len(decision.source))[decision.source])
 
 
-def advance(population: Population, stage: Stage, *, last: bool) -> tuple[Stage, Record]:
+def advance(population: Population, stage: Stage, data: Any = None, *, last: bool) -> tuple[Stage, Record]:
     """One round and, unless it is the last one, the decision after it. The members given are donated.
+
+    `data` is that of `feeds.fed` where the trainer has streams, None for the trainer's own.
 
     The generator and the keys of a round hang on its number alone, so nothing of them needs to be saved.
 
     Raises:
       RunError: no ranked member has a finite fitness.
     """
-    rhythm, trainer = population.rhythm, population.trainer
+    rhythm, data = population.rhythm, population.trainer.data if data is None else data
     hypers = engine_lib.to_device(population.space, stage.hypers)
     number = np.asarray(stage.round, np.int32)
-    members, scores = population.engine.train(
-        stage.members, hypers, _key(population, 1), number, trainer.data
-    )
+    members, scores = population.engine.train(stage.members, hypers, _key(population, 1), number, data)
     scores = np.asarray(scores, np.float64)
     fitness, step = fitness_of(scores, rhythm.average), (stage.round + 1) * rhythm.round_steps
     if not np.isfinite(fitness[population.controller.ranked]).any():
@@ -127,10 +125,12 @@ def evolve(
 ) -> tuple[Stage, list[Record]]:
     """A whole run in memory: the last stage, and the record of every round."""
     stage, records = begin(population), []
-    for number in range(rounds):
-        stage, record = advance(population, stage, last=number == rounds - 1)
-        records.append(record)
-        tell(record)
+    with fed(population.trainer, population.engine.mesh) as feed:
+        for number in range(rounds):
+            data = feed.at(number * population.rhythm.round_steps)
+            stage, record = advance(population, stage, data, last=number == rounds - 1)
+            records.append(record)
+            tell(record)
     return stage, records
 
 
@@ -147,7 +147,7 @@ def best_member(controller: Controller, record: Record) -> int:
 
 def _key(population: Population, stream: int) -> jax.Array:
     key = jax.random.fold_in(jax.random.key(population.seed), stream)
-    return mesh_lib.everywhere(key, population.mesh)
+    return mesh_lib.everywhere(key, population.engine.mesh)
 
 
 def _rng(population: Population, number: int) -> np.random.Generator:

@@ -1,5 +1,6 @@
 """Meta-training itself as a member of a population: outer learning rate, sigma, task weights are searched."""
 
+import contextlib
 import copy
 from collections.abc import Callable
 from functools import partial
@@ -15,7 +16,14 @@ from meta_train import combine, perturb
 from meta_train import config as config_lib
 from meta_train.config_schema import RunConfig
 from meta_train.estimators import ESTIMATORS, GradientEstimator
-from meta_train.experiment import build_family, check_gradient, check_system, inner_system, learned_optimizer
+from meta_train.experiment import (
+    build_family,
+    check_gradient,
+    check_system,
+    inner_system,
+    learned_optimizer,
+    streamed,
+)
 from meta_train.outer import only
 from meta_train.outer_optimizer import optimizers
 from meta_train.population.base import Member, Trainer
@@ -24,7 +32,7 @@ from meta_train.population.optimizers import PLACEHOLDER, numbers_of, others_of,
 from meta_train.problems import ConfigError, join
 from meta_train.registry import build, option_parameters
 from meta_train.system import Rollout
-from tasks import check_family
+from tasks import check_family, datasets
 
 SIGMA = "sigma"
 WEIGHT = "weight."  # and the label of a task
@@ -55,12 +63,12 @@ def meta_training(
 
     Raises:
       ConfigError: what is wrong with the config.
-      ValueError: `sigma` is searched with an estimator whose state does not hold it; streamed tasks or a
-        rotation, which members cannot have apart.
+      ValueError: `sigma` is searched with an estimator whose state does not hold it; a rotation, as members
+        share a program; streamed tasks without others to judge by.
     """
     settings = run_settings(config, searched)
     lopt = learned_optimizer(settings)
-    estimators, data = _estimators(settings, lopt)
+    estimators, data, streams = _estimators(settings, lopt)
     if SIGMA in searched:
         _check_sigma(estimators, lopt, settings.estimator["name"])
     judged = settings.selection.tasks or [task.spec for task in settings.tasks]
@@ -104,6 +112,7 @@ def meta_training(
         restart=restart,
         test=test,
         least=dict.fromkeys(_weight_names(settings), 0.0),
+        streams=streams,
         particles=Member(False, False, combine.AverageState._make([True, False, False])),
         split=split,
     )
@@ -181,18 +190,23 @@ def _static(settings: RunConfig) -> tuple[str, ...]:
     )
 
 
-def _estimators(settings: RunConfig, lopt: LearnedOptimizer) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The estimators of the config's families, on one device, and the families' data; both by label."""
-    estimators, data = {}, {}
+def _estimators(
+    settings: RunConfig, lopt: LearnedOptimizer
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """The estimators of the config's families, on one device, the families' data and streams; by label."""
+    estimators, data, streams = {}, {}, {}
     for task in settings.tasks:
-        family = build_family(task.spec, "tasks")
+        with contextlib.nullcontext() if task.stream is None else datasets.on_host():
+            family = build_family(task.spec, "tasks")
+        if task.stream is not None:
+            family, streams[task.label] = streamed(settings, task, family)
         check_family(family)
         system = inner_system(settings, family, lopt)
         check_system(system, lopt, family.data)
         estimators[task.label] = build(ESTIMATORS, settings.estimator, system)
         check_gradient(estimators[task.label], lopt, family.data)
         data[task.label] = family.data
-    return estimators, data
+    return estimators, data, streams
 
 
 def run_settings(config: dict[str, Any], searched: tuple[str, ...]) -> RunConfig:
@@ -212,8 +226,8 @@ def run_settings(config: dict[str, Any], searched: tuple[str, ...]) -> RunConfig
         settings = config_lib.parse(filled)
     except ConfigError as error:
         raise ConfigError(p._replace(key=join("config", p.key)) for p in error.problems) from None
-    if any(task.stream is not None for task in settings.tasks):
-        raise ValueError("config must not stream data: members share what is on the device")
+    if any(task.stream is not None for task in settings.tasks) and not settings.selection.tasks:
+        raise ValueError("config.selection.tasks must name tasks to judge by where data are streamed")
     if settings.rotation is not None:
         raise ValueError("config.rotation must be null: all members run one program")
     return settings

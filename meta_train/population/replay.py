@@ -12,6 +12,7 @@ from meta_train.population import lineage
 from meta_train.population.base import Rhythm, Trainer
 from meta_train.population.engine import Engine, engine, to_device
 from meta_train.population.evolve import fitness_of
+from meta_train.population.feeds import fed
 from meta_train.population.lineage import Schedule
 from meta_train.population.run import build_population, load_config
 from meta_train.population.space import Space
@@ -64,11 +65,13 @@ def scheduled(
         return to_device(space, {name: values[number] for name, values in hypers.items()})
 
     members, found = run.init(jax.random.fold_in(key, 0), at(0)), []
-    for number in range(rounds):
-        members, scores = run.train(
-            members, at(number), jax.random.fold_in(key, 1), np.int32(number), trainer.data
-        )
-        found.append(np.asarray(scores, np.float64))
+    with fed(trainer, run.mesh) as feed:
+        for number in range(rounds):
+            data = feed.at(number * rhythm.round_steps)
+            members, scores = run.train(
+                members, at(number), jax.random.fold_in(key, 1), np.int32(number), data
+            )
+            found.append(np.asarray(scores, np.float64))
     test = {name: np.asarray(values) for name, values in run.test(members, trainer.data).items()}
     return Replay(np.concatenate(found, 1), fitness_of(found[-1], rhythm.average), test)
 

@@ -18,6 +18,7 @@ from meta_train.population import lineage
 from meta_train.population.base import Controller
 from meta_train.population.config import PopulationConfig
 from meta_train.population.evolve import Population, Record, Stage, advance, begin, best_member, population
+from meta_train.population.feeds import fed
 from meta_train.population.mesh import member_mesh
 from meta_train.run_directory import CHECKPOINTS, CONFIG, METRICS, prepare_as
 from meta_train.train import SILENT, Display, set_up_jax, stop_signals
@@ -99,17 +100,22 @@ def _train(
         if restored is not None:
             stage, meta = _stage(restored), restored.meta
             display.say(f"resumed after round {stage.round}")
-        first = stage.round if resume else None
-        with _Files(config, directory, first, meta.get("wandb_id"), display) as files:
+        first, done = stage.round if resume else None, stage.round * config.round_steps
+        with (
+            fed(run.trainer, run.engine.mesh, done, meta.get("streams")) as feed,
+            _Files(config, directory, first, meta.get("wandb_id"), display) as files,
+        ):
             while stage.round < config.rounds:
-                stage, record = advance(run, stage, last=stage.round + 1 == config.rounds)
+                data = feed.at(stage.round * config.round_steps)
+                stage, record = advance(run, stage, data, last=stage.round + 1 == config.rounds)
                 row = summary(run.controller, record, stage)
                 files.write(record, row)
                 display.step(stage.round)
                 display.row(row)
                 stop = asked_to_stop()
                 if stop or stage.round == config.rounds or (every and stage.round % every == 0):
-                    checkpoints.save(stage.round, stage.members, _meta(stage, files.wandb_id))
+                    streams = feed.position(stage.round * config.round_steps)
+                    checkpoints.save(stage.round, stage.members, _meta(stage, streams, files.wandb_id))
                 if stop and stage.round < config.rounds:
                     checkpoints.wait()
                     raise Interrupted(stage.round, "round")
@@ -161,12 +167,13 @@ def _read_config(file: Path) -> dict[str, Any]:
     return config_lib.resolved(load_config(file.parent))
 
 
-def _meta(stage: Stage, wandb_id: str | None) -> dict[str, Any]:
+def _meta(stage: Stage, streams: dict[str, Any], wandb_id: str | None) -> dict[str, Any]:
     return {
         "hypers": {name: values.tolist() for name, values in stage.hypers.items()},
         "controller": stage.controller,
         "ancestors": stage.ancestors.tolist(),
         "wandb_id": wandb_id,
+        "streams": streams,
     }
 
 

@@ -2,11 +2,11 @@
 
     python benchmarks/generalisation.py [VARIANT ...] [--out DIR] [--outer-steps 1200] [--seed 0]
 
-`general` changes the units of the tasks of two families by little; all others but `strong_reparameterisation`,
-which is the config as it stands, are that with one more change. Each variant is meta-trained as long as the
+`general` changes the units of the tasks of two families by little; `strong_reparameterisation` is the config
+as it stands; every other is `general` with one more change. Each variant is meta-trained as long as the
 others, in inner steps, and measured on rings A and B against tuned Adam (`meta-train evaluate --tasks A+B
---rivals adam --trials 1`). What is finished in DIR is not run again: variants can be run one by one, or by several
-processes. Writes DIR/VARIANT-SEED/evaluation.json; prints a table.
+--rivals adam --trials 1`). What is finished in DIR is not run again: variants can be run one by one, or by
+several processes. Writes DIR/VARIANT-SEED/evaluation.json; prints a table.
 """
 
 import argparse

@@ -142,6 +142,32 @@ def table(out: Path) -> str:
     return "\n".join(rows)
 
 
+def picture(out: Path, file: Path) -> None:
+    """Step speed-up of every finished variant on every task, as a heat map."""
+    import matplotlib.pyplot as plt
+    import numpy as np
+    from matplotlib.colors import TwoSlopeNorm
+
+    found = {path.parent.name: json.loads(path.read_text()) for path in sorted(out.glob("*/evaluation.json"))}
+    cells = next(iter(found.values()))["cells"]
+    values = np.array(
+        [
+            [c["outcomes"]["per_task_tuned"]["speed_up"] for c in document["cells"]]
+            for document in found.values()
+        ]
+    )
+    fig, ax = plt.subplots(figsize=(13, 1.6 + 0.42 * len(found)), layout="constrained")
+    image = ax.imshow(np.log2(values), cmap="RdBu", norm=TwoSlopeNorm(0, -2, 2), aspect="auto")
+    for (i, j), value in np.ndenumerate(values):
+        color = "white" if abs(np.log2(value)) > 1.3 else "black"
+        ax.text(j, i, f"{value:.1f}", ha="center", va="center", fontsize=8, color=color)
+    ax.set_xticks(range(len(cells)), [f"{c['ring']}: {c['task']} {c['horizon']}" for c in cells], rotation=90)
+    ax.set_yticks(range(len(found)), [name.rpartition("-")[0] for name in found])
+    ax.set_title("Step speed-up over Adam, tuned for each task and horizon (blue: faster)")
+    fig.colorbar(image, label="log2", pad=0.01)
+    fig.savefig(file, dpi=110)
+
+
 def _interval(score: dict[str, Any]) -> str:
     mean = score["geometric_mean"]
     return f"{mean['value']:.2f} [{mean['low']:.2f}, {mean['high']:.2f}]"
@@ -154,12 +180,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/generalisation"))
     parser.add_argument("--outer-steps", type=int, default=1200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="draw the finished ones, and run none")
     args = parser.parse_args()
     unknown = set(args.variants) - set(VARIANTS)
     if unknown:
         parser.error(f"no variant {', '.join(sorted(unknown))}; there are {', '.join(VARIANTS)}")
-    for variant in args.variants or VARIANTS:
-        run(variant, args.out, args.outer_steps, args.seed)
+    if args.picture:
+        picture(args.out, args.picture)
+    else:
+        for variant in args.variants or VARIANTS:
+            run(variant, args.out, args.outer_steps, args.seed)
     print(table(args.out))
 
 

@@ -1,12 +1,14 @@
 """How much memory a jitted function will take, from its jaxpr alone: nothing is compiled.
 
-Walks the operations in order and adds up what is alive. Element-wise operations with one reader are taken to
-be fused into it; everything else is taken to be stored. Loops hold their carry once and what one turn needs.
+Walks the operations in order, those of calls in their place, and adds up what is alive. Element-wise
+operations with one reader are taken to be fused into it; everything else is taken to be stored. A loop's
+carry lives where its result will be; a turn makes the new one beside the old one, whose place is free for
+other things once it was read for the last time.
 """
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.extend import core
@@ -23,6 +25,31 @@ FUSED = {
     "random_fold_in", "random_split", "reduce_precision", "optimization_barrier", "name", "gather",
     "dynamic_slice", "reduce_sum", "reduce_max", "reduce_min", "reduce_and", "reduce_or", "argmax",
 }  # fmt: skip
+
+# What may write where it read.
+IN_PLACE = FUSED - {"concatenate", "pad"}
+
+# What only calls another jaxpr.
+CALLS = {
+    "jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "checkpoint", "remat",
+    "remat2",
+}  # fmt: skip
+
+
+class Value:
+    """A variable of one call of a jaxpr."""
+
+    def __init__(self, aval: Any) -> None:
+        self.aval = aval
+
+
+class Operation(NamedTuple):
+    """What is computed at one place."""
+
+    name: str
+    reads: list[Value]
+    writes: list[Value]
+    eqn: Any
 
 
 def forecast_bytes(function: Callable, *args: Any) -> int:
@@ -44,46 +71,89 @@ def size_of(aval: Any) -> int:
     return math.prod(aval.shape) * (8 if extended else dtype.itemsize)
 
 
-def peak(jaxpr: core.Jaxpr) -> int:
-    """Peak bytes of what a jaxpr makes, beside its inputs and outputs."""
-    readers: dict[Any, list[str]] = {}
-    last: dict[Any, int] = {}
-    for i, eqn in enumerate(jaxpr.eqns):
-        for var in _variables(eqn.invars):
-            readers.setdefault(var, []).append(eqn.primitive.name)
-            last[var] = i
-    outputs = set(_variables(jaxpr.outvars))
-    alive: dict[Any, int] = {}
+def peak(jaxpr: core.Jaxpr, carried: slice = slice(0), kept: slice = slice(0)) -> int:
+    """Peak bytes of what a jaxpr makes, beside its inputs and outputs.
+
+    Args:
+      jaxpr: what is computed.
+      carried: inputs that count all the same, until they are read for the last time.
+      kept: outputs that count all the same, from when they are made.
+    """
+    values: dict[Any, Value] = {}
+    operations = _operations(jaxpr, values)
+    results = [_value(atom, values) for atom in jaxpr.outvars]
+    outputs, counted = set(results), set(results[kept])
+    readers: dict[Value, list[str]] = {}
+    last: dict[Value, int] = {}
+    for i, one in enumerate(operations):
+        for value in one.reads:
+            readers.setdefault(value, []).append(one.name)
+            last[value] = i
+    for one in reversed(operations):  # what is fused reads when its reader is computed
+        until = [last[value] for value in one.writes if value in last and _fused(one, readers[value])]
+        for value in one.reads if until else ():
+            last[value] = max(last[value], *until)
+    alive = {value: size_of(value.aval) for value in (values[var] for var in jaxpr.invars[carried])}
+    ends: dict[int, list[Value]] = {}
+    for value in last.keys() - outputs:
+        ends.setdefault(last[value], []).append(value)
     most = 0
-    for i, eqn in enumerate(jaxpr.eqns):
-        inside = max((_inside(eqn, inner) for inner in _inner(eqn)), default=0)
-        done = [var for var in _variables(eqn.invars) if last[var] == i]
-        if eqn.primitive.name in FUSED:  # may write where it read
-            for var in done:
-                alive.pop(var, None)
-        for var in eqn.outvars:
-            if var in last and var not in outputs and not _fused(eqn, readers.get(var, [])):
-                alive[var] = size_of(var.aval)
-        most = max(most, sum(alive.values()) + inside)
-        for var in done:
-            alive.pop(var, None)
+    for i, one in enumerate(operations):
+        done = ends.get(i, [])
+        for value in _overwritten(one):
+            if value in done:
+                alive.pop(value, None)
+        for value in one.writes:
+            stored = value in last and value not in outputs and not _fused(one, readers[value])
+            if stored or value in counted:
+                alive[value] = size_of(value.aval)
+        most = max(most, sum(alive.values()) + _inside(one.eqn))
+        for value in done:
+            alive.pop(value, None)
     return most
 
 
-def _fused(eqn: Any, readers: list[str]) -> bool:
-    return eqn.primitive.name in FUSED and len(readers) <= 1 and all(name in FUSED for name in readers)
-
-
-def _inside(eqn: Any, inner: core.Jaxpr) -> int:
-    found = peak(inner)
-    if eqn.primitive.name == "scan":  # a turn writes its new carry beside the old one
-        pairs = zip(inner.outvars, eqn.outvars, strict=True)  # what is stacked has one more axis outside
-        found += sum(size_of(one.aval) for one, out in pairs if _shape(one) == _shape(out))
+def _operations(jaxpr: core.Jaxpr, values: dict[Any, Value]) -> list[Operation]:
+    """What a jaxpr computes, calls inlined; `values` is filled with its variables'."""
+    for var in (*jaxpr.invars, *jaxpr.constvars):
+        values.setdefault(var, Value(var.aval))
+    found = []
+    for eqn in jaxpr.eqns:
+        reads, inner = [_value(atom, values) for atom in eqn.invars], _inner(eqn)
+        if eqn.primitive.name in CALLS and len(inner) == 1:
+            called = dict(zip(inner[0].invars, reads, strict=True))
+            found += _operations(inner[0], called)
+            values |= zip(eqn.outvars, (_value(atom, called) for atom in inner[0].outvars), strict=True)
+        else:
+            values |= {var: Value(var.aval) for var in eqn.outvars}
+            found.append(Operation(eqn.primitive.name, reads, [values[var] for var in eqn.outvars], eqn))
     return found
 
 
-def _shape(var: Any) -> tuple[int, ...]:
-    return var.aval.shape
+def _value(atom: Any, values: dict[Any, Value]) -> Value:
+    return values[atom] if isinstance(atom, core.Var) else Value(atom.aval)
+
+
+def _fused(one: Operation, readers: list[str]) -> bool:
+    return one.name in FUSED and len(readers) <= 1 and all(name in IN_PLACE for name in readers)
+
+
+def _overwritten(one: Operation) -> list[Value]:
+    """What may be written over, where nothing else reads it: for a loop, what its carry starts from."""
+    if one.name == "scan":
+        consts = one.eqn.params["num_consts"]
+        return one.reads[consts : consts + one.eqn.params["num_carry"]]
+    return one.reads if one.name in IN_PLACE else []
+
+
+def _inside(eqn: Any) -> int:
+    """Peak bytes of what an operation with jaxprs of its own makes beside what it reads and writes."""
+    if eqn.primitive.name != "scan":
+        return max((peak(inner) for inner in _inner(eqn)), default=0)
+    (turn,) = _inner(eqn)
+    consts, carries = eqn.params["num_consts"], eqn.params["num_carry"]
+    carry = sum(size_of(var.aval) for var in turn.outvars[:carries])  # already counted: the result's place
+    return max(0, peak(turn, slice(consts, consts + carries), slice(carries)) - carry)
 
 
 def _inner(eqn: Any) -> list[core.Jaxpr]:
@@ -95,7 +165,3 @@ def _inner(eqn: Any) -> list[core.Jaxpr]:
             elif isinstance(one, core.Jaxpr):
                 found.append(one)
     return found
-
-
-def _variables(atoms: Any) -> list[Any]:
-    return [atom for atom in atoms if isinstance(atom, core.Var)]

@@ -5,6 +5,8 @@ them; process 0 alone writes and talks. All need the run's directory on a file s
 """
 
 import hashlib
+import socket
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +18,7 @@ from meta_train.hooks import RunError
 from meta_train.problems import ConfigError, Problem
 
 HEARTBEAT = 30  # seconds after which a process that is not heard of counts as dead
+START = 120  # seconds that the coordinator has to appear
 
 
 def join(
@@ -43,6 +46,8 @@ def join(
     options: dict[str, Any] = {"heartbeat_timeout_seconds": heartbeat}
     if coordinator is not None:
         options["cluster_detection_method"] = "deactivate"
+        if process_id:
+            _wait_for(coordinator)
     try:
         jax.distributed.initialize(coordinator, num_processes, process_id, **options)
     except (RuntimeError, ValueError) as error:
@@ -56,10 +61,31 @@ def _check(coordinator, num_processes, process_id):
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdecimal():
         raise ConfigError([Problem("--coordinator", "must be HOST:PORT", coordinator)])
+    if not 0 < int(port) < 65536:
+        raise ConfigError([Problem("--coordinator", "must have a port between 1 and 65535", coordinator)])
     if num_processes is None or num_processes < 1:
         raise ConfigError([Problem("--num-processes", "must be >= 1 with a coordinator", num_processes)])
     if process_id is None or not 0 <= process_id < num_processes:
         raise ConfigError([Problem("--process-id", f"must be between 0 and {num_processes - 1}", process_id)])
+
+
+def _wait_for(coordinator: str) -> None:
+    """Waits until somebody answers at HOST:PORT; JAX itself would abort the process with a stack trace."""
+    host, _, port = coordinator.rpartition(":")
+    deadline = time.monotonic() + START
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+            return
+        except socket.gaierror as error:
+            raise RunError(f"cannot join {coordinator}: no such host ({error.strerror})") from error
+        except OSError as error:
+            if time.monotonic() > deadline:
+                reason = error.strerror or "no answer"
+                raise RunError(
+                    f"cannot join {coordinator}: no process 0 there in {START} s ({reason})"
+                ) from error
+        time.sleep(0.2)
 
 
 def several() -> bool:

@@ -12,6 +12,7 @@ import pytest
 
 from meta_train import config as config_lib
 from meta_train import hosts, train
+from meta_train.hooks import RunError
 from meta_train.problems import ConfigError
 from meta_train.run_directory import load_trained
 
@@ -132,6 +133,7 @@ def test_processes_that_disagree_on_the_config_are_refused(tmp_path):
     "options, line",
     [
         (("nowhere", 2, 0), "--coordinator: must be HOST:PORT"),
+        (("here:70000", 2, 0), "--coordinator: must have a port between 1 and 65535"),
         (("here:1", None, 0), "--num-processes: must be >= 1 with a coordinator"),
         (("here:1", 2, 2), "--process-id: must be between 0 and 1"),
         ((None, 2, 0), "--coordinator: is required with several processes"),
@@ -140,3 +142,11 @@ def test_processes_that_disagree_on_the_config_are_refused(tmp_path):
 def test_host_options_that_do_not_belong_together_are_refused(options, line):
     with pytest.raises(ConfigError, match=line):
         hosts.join(*options)
+
+
+def test_a_coordinator_that_is_not_there_is_one_line(monkeypatch):
+    monkeypatch.setattr(hosts, "START", 1)
+    with pytest.raises(RunError, match=r"^cannot join 127.0.0.1:\d+: no process 0 there in 1 s \(Connection"):
+        hosts.join(f"127.0.0.1:{free_port()}", 2, 1)
+    with pytest.raises(RunError, match="^cannot join nowhere.invalid:1: no such host"):
+        hosts.join("nowhere.invalid:1", 2, 1)

@@ -45,7 +45,7 @@ def same(a, b):
             np.testing.assert_array_equal(np.asarray(one.data), np.asarray(two.data))
 
 
-CHILD = f"""
+HEAD = f"""
 import os, sys, time
 import jax, numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
@@ -53,7 +53,9 @@ from meta_train.checkpoint import CheckpointError, Checkpoints
 
 {inspect.getsource(state)}
 {inspect.getsource(same)}
-
+"""
+CHILD = f"""
+{HEAD}
 def fail_here(*args, **options):
     raise OSError(28, "No space left on device")
 
@@ -192,6 +194,21 @@ def test_one_process_reads_what_two_have_written_and_two_read_what_one_has(writt
     codes, said, errors = two_processes(tmp_path, READ)
     assert codes == [0, 0] and said[0] == ["5"], errors
     same(Checkpoints(tmp_path).restore(one).state, state(1, 6))
+
+
+@pytest.mark.slow
+def test_one_two_four_and_eight_devices_read_what_two_processes_have_written(written):
+    code = """
+jax.config.update("jax_num_cpu_devices", 8)
+for devices in (1, 2, 4, 8):
+    same(Checkpoints(sys.argv[1]).restore(state(devices, 0)).state, state(devices, 2))
+"""
+    subprocess.run(
+        [sys.executable, "-c", HEAD + code, str(written)],
+        env={k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"JAX_PLATFORMS": "cpu"},
+        check=True,
+        timeout=180,
+    )
 
 
 @pytest.mark.slow

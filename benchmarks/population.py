@@ -4,6 +4,8 @@
 
     python benchmarks/population.py --batch-size 64
 
+    python benchmarks/population.py --memory     what each device holds, by mesh
+
 A 64-32-10 classifier of digits trained with Adam on minibatches of 16, 200 steps a round, the members split
 over two CPU devices as `mesh: {members: 2}` does. The wall time of one member-step among 22 is at most 0.4 of
 that of a single run (gate). Processor time is told apart: it says what is saved without the second core.
@@ -22,6 +24,7 @@ import numpy as np
 from meta_train.population.base import Rhythm
 from meta_train.population.engine import engine
 from meta_train.population.mesh import member_mesh
+from meta_train.population.meta_training import meta_training
 from meta_train.population.supervised import supervised
 
 ROUND_STEPS, ROUNDS, GATE = 200, 100, 0.4
@@ -74,14 +77,51 @@ def measure(sizes: tuple[int, ...], batch_size: int) -> dict[str, dict[str, floa
     }
 
 
+def memory(num_members: int = 8, num_particles: int = 32) -> None:
+    """Prints what each device holds of a population of meta-trainings, by mesh; compiles, runs nothing."""
+    config = {
+        "outer_steps": 10,
+        "tasks": [{"name": "image_mlp", "hidden": [32], "batch_size": 16}],
+        "learned_optimizer": {"name": "per_param_mlp", "hidden": 8},
+        "inner": {"unroll_length": 20},
+        "estimator": {"name": "pes", "num_particles": num_particles, "truncation_length": 5, "sigma": 0.01},
+        "outer_optimizer": {"name": "adam"},
+    }
+    trainer = meta_training(("learning_rate",), config=config, horizon=5, num_seeds=2)
+    hypers = {"learning_rate": np.full(num_members, 1e-3, np.float32)}
+    key = jax.random.key(0)
+    for members, particles in ((1, 1), (8, 1), (4, 2), (2, 4)):
+        run = engine(trainer, num_members, Rhythm(2, 2), mesh=member_mesh(members, num_members, particles))
+        init = run.init.lower(key, hypers).compile()  # type: ignore[attr-defined]
+        state = jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+            jax.eval_shape(run.init, key, hypers),
+            init.output_shardings,
+        )
+        source = np.arange(num_members, dtype=np.int32)
+        train = run.train.lower(state, hypers, key, np.int32(0), trainer.data)  # type: ignore[attr-defined]
+        copy = run.gather.lower(state, source)  # type: ignore[attr-defined]
+        beside = [one.compile().memory_analysis().temp_size_in_bytes / 2**20 for one in (train, copy)]
+        print(
+            f"members {members}, particles {particles}: state "
+            f"{init.memory_analysis().output_size_in_bytes / 2**20:.1f} MiB; beside it, training a round "
+            f"{beside[0]:.1f}, copying {beside[1]:.1f}",
+            flush=True,
+        )
+
+
 def main() -> None:
     """Measures and prints."""
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("--json", metavar="FILE", help="write the figures to FILE")
     parser.add_argument("--batch-size", type=int, default=16, metavar="B", help="default: 16")
+    parser.add_argument("--memory", action="store_true", help="print what each device holds instead")
     args = parser.parse_args()
-    jax.config.update("jax_num_cpu_devices", DEVICES)
+    jax.config.update("jax_num_cpu_devices", 8 if args.memory else DEVICES)
+    if args.memory:
+        memory()
+        return
     results: dict[str, Any] = measure((1, 8, 22, 50), args.batch_size)
     for m, found in results.items():
         print(

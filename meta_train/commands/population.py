@@ -65,6 +65,8 @@ def population_command(args: argparse.Namespace) -> int:
         print(f"  {name}: {value:.4f}")
     print(f"{config.rounds} rounds, this session {result.seconds:.0f} s; the run is in {directory}")
     print(f"next: meta-train plot {directory}; meta-train replay {directory}")
+    if config.trainer["name"] == "meta_training":
+        print(f"      meta-train evaluate {directory}; meta-train export {directory}")
     return 0
 
 

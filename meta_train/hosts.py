@@ -1,7 +1,7 @@
 """One run on several processes or hosts: JAX's own runtime, and what they must agree on.
 
 Every process runs the same program on the same config; the particles are split over the devices of all of
-them; process 0 alone writes and talks. All need the run's directory on a file system that they share.
+them; process 0 alone logs and talks. All need the run's directory on a file system that they share.
 """
 
 import hashlib

@@ -130,7 +130,8 @@ def load_trained(directory: Path, warn: Callable[[str], None], *, last: bool = F
     directory = Path(directory)
     config = load_config(directory)
     config = config.model_copy(update={"mesh": type(config.mesh)(particles=1)})
-    experiment = assemble(config)
+    # What theta began with is no longer needed, and may be gone.
+    experiment = assemble(config.model_copy(update={"init_from": None}))._replace(config=config)
     checkpoints, best = open_checkpoints(directory, config.checkpoint.max_to_keep, warn)
     state = jax.eval_shape(experiment.outer.init, jax.random.key(0))
     with checkpoints, best:

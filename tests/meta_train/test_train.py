@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import jax
 import numpy as np
 import pytest
 
+import learned_opt
 from meta_train import config as config_lib
 from meta_train import train
 from meta_train.checkpoint import Checkpoints
@@ -154,6 +156,17 @@ def test_the_best_theta_by_held_out_score_is_kept_apart_and_loaded(tmp_path):
     assert trained.score == best["held_out/score"]
     last = load_trained(tmp_path / "run", print, last=True)
     assert (last.which, last.outer_step) == ("last", 60)
+
+
+def test_a_run_needs_the_artefact_that_it_began_with_no_longer_once_it_is_trained(tmp_path):
+    theta = jax.tree.map(lambda x: x + 0.1, learned_opt.learnable_adam().init(jax.random.key(0)))
+    start_of = tmp_path / "a"
+    learned_opt.save(start_of, name="learnable_adam", options={}, theta=theta, horizon=None, provenance={})
+    config = config_of(init_from=str(start_of))
+    train.run(config, tmp_path / "run")
+    shutil.rmtree(start_of)
+    trained = load_trained(tmp_path / "run", print)
+    assert (trained.outer_step, trained.experiment.config.init_from) == (60, str(start_of))
 
 
 def test_a_config_that_cannot_work_is_refused_before_anything_is_written(tmp_path):

@@ -75,7 +75,7 @@ def test_a_packaged_optimizer_trains_a_regression_and_its_card_tells_what_it_is(
 
     params = {"w": jnp.zeros(5), "b": jnp.zeros(())}
     _, losses = jax.jit(lambda p: jax.lax.scan(step, (p, tx.init(p)), None, 200))(params)
-    assert losses[-1] < 0.05 * losses[0]
+    assert losses[-1] < 0.2 * losses[0]
     card = (Path(learned_opt.__file__).parent / "pretrained" / name / "README.md").read_text()
     for heading in ("## Use", "## Where it comes from", "## Meta-training", "## Evaluation"):
         assert heading in card

@@ -134,7 +134,7 @@ def main() -> None:
     print(f"22 members cost {ratio:.2f} of 22 single runs (gate {GATE}): {verdict}")
     if args.json:
         Path(args.json).write_text(json.dumps(results | {"ratio": ratio}) + "\n")
-    raise SystemExit(ratio > GATE)
+    raise SystemExit(int(ratio > GATE))
 
 
 if __name__ == "__main__":

@@ -141,9 +141,20 @@ def _fused(one: Operation, readers: list[str]) -> bool:
 def _overwritten(one: Operation) -> list[Value]:
     """What may be written over, where nothing else reads it: for a loop, what its carry starts from."""
     if one.name == "scan":
-        consts = one.eqn.params["num_consts"]
-        return one.reads[consts : consts + one.eqn.params["num_carry"]]
+        consts, carries = _loop(one.eqn)
+        return one.reads[consts : consts + carries]
     return one.reads if one.name in IN_PLACE else []
+
+
+def _loop(eqn: Any) -> tuple[int, int]:
+    """How many constants and carries a scan has; what it stacks has one more axis outside than in a turn.
+
+    Read from the shapes: the parameters that tell it have other names in other versions of JAX.
+    """
+    (turn,) = _inner(eqn)
+    carries = sum(o.aval.ndim == i.aval.ndim for o, i in zip(eqn.outvars, turn.outvars, strict=True))
+    stacked = sum(o.aval.ndim != i.aval.ndim for o, i in zip(eqn.invars, turn.invars, strict=True))
+    return len(eqn.invars) - stacked - carries, carries
 
 
 def _inside(eqn: Any) -> int:
@@ -151,7 +162,7 @@ def _inside(eqn: Any) -> int:
     if eqn.primitive.name != "scan":
         return max((peak(inner) for inner in _inner(eqn)), default=0)
     (turn,) = _inner(eqn)
-    consts, carries = eqn.params["num_consts"], eqn.params["num_carry"]
+    consts, carries = _loop(eqn)
     carry = sum(size_of(var.aval) for var in turn.outvars[:carries])  # already counted: the result's place
     return max(0, peak(turn, slice(consts, consts + carries), slice(carries)) - carry)
 

@@ -152,9 +152,12 @@ def _loop(eqn: Any) -> tuple[int, int]:
     Read from the shapes: the parameters that tell it have other names in other versions of JAX.
     """
     (turn,) = _inner(eqn)
-    carries = sum(o.aval.ndim == i.aval.ndim for o, i in zip(eqn.outvars, turn.outvars, strict=True))
-    stacked = sum(o.aval.ndim != i.aval.ndim for o, i in zip(eqn.invars, turn.invars, strict=True))
-    return len(eqn.invars) - stacked - carries, carries
+
+    def alike(outer, inner):
+        return [len(o.aval.shape) == len(i.aval.shape) for o, i in zip(outer, inner, strict=True)]
+
+    carries, kept = sum(alike(eqn.outvars, turn.outvars)), sum(alike(eqn.invars, turn.invars))
+    return kept - carries, carries
 
 
 def _inside(eqn: Any) -> int:

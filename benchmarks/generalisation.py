@@ -10,7 +10,6 @@ several processes. Writes DIR/VARIANT-SEED/evaluation.json; prints a table.
 """
 
 import argparse
-import copy
 import json
 import subprocess
 import sys
@@ -25,28 +24,24 @@ PAIRS = 2  # of each family
 Change = Callable[[dict[str, Any]], object]
 
 
+def _only(config: dict[str, Any], tasks: list[dict[str, Any]]) -> None:
+    """These families in place of the config's, with as many pairs in all."""
+    config["estimator"]["num_particles"] = PAIRS * len(config["tasks"]) // len(tasks)
+    config["tasks"] = tasks
+
+
 def _narrow(config: dict[str, Any]) -> None:
-    """The quickstart's two families, with as many pairs in all."""
-    pairs = PAIRS * len(config["tasks"])
-    config["tasks"] = [
-        {"name": "image_mlp", "label": f"mlp_{width}", "hidden": [width], "datasets": datasets}
-        for width, datasets in (
-            (32, ["digits[:1200]", "teacher:1[:1200]", "teacher:2[:1200]"]),
-            (80, ["digits[:1200]", "teacher:4[:1200]"]),
-        )
-    ]
-    config["estimator"]["num_particles"] = pairs // 2
+    """Two families, like the quickstart's."""
+    data = {
+        32: ["digits[:1200]", "teacher:1[:1200]", "teacher:2[:1200]"],
+        80: ["digits[:1200]", "teacher:4[:1200]"],
+    }
+    mlp = {"name": "image_mlp"}
+    _only(config, [mlp | {"label": f"mlp_{w}", "hidden": [w], "datasets": data[w]} for w in data])
 
 
 def _some(*labels: str) -> Change:
-    """Only these families, with as many pairs in all."""
-
-    def change(config):
-        pairs = PAIRS * len(config["tasks"])
-        config["tasks"] = [task for task in config["tasks"] if task["label"] in labels]
-        config["estimator"]["num_particles"] = pairs // len(labels)
-
-    return change
+    return lambda config: _only(config, [task for task in config["tasks"] if task["label"] in labels])
 
 
 def _units(ranges: dict[str, dict[str, Any]]) -> Change:
@@ -95,7 +90,7 @@ VARIANTS: dict[str, Change] = {
 
 def config_of(variant: str, outer_steps: int, seed: int) -> dict[str, Any]:
     """The config of a variant: the general one with mild changes of units, changed in one thing."""
-    config = copy.deepcopy(yaml.safe_load(CONFIG.read_text(encoding="utf-8")))
+    config = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
     config |= {"outer_steps": outer_steps, "seed": seed}
     if variant != STRONG:
         _units(MILD)(config)

@@ -1,6 +1,7 @@
 """docs/tasks.md: the families of the registry and the named tasks, with what they are made of."""
 
 import inspect
+import math
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -27,7 +28,7 @@ def named_rows() -> list[tuple[str, ...]]:
     for name, spec in NAMED.items():
         family = make(spec)
         shapes = parameter_shapes(family)
-        total = sum(count * size(shape) for shape, count in shapes.items())
+        total = sum(count * math.prod(shape) for shape, count in shapes.items())
         options = {k: v for k, v in expand(spec).items() if k not in ("name", "datasets", "texts")}
         text = ", ".join(f"{k}: {yaml_like(v)}" for k, v in options.items())
         rows.append(
@@ -50,14 +51,6 @@ def parameter_shapes(family: TaskFamily) -> Counter[tuple[int, ...]]:
 
     params = jax.eval_shape(init, jax.random.key(0))
     return Counter(tuple(leaf.shape) for leaf in jax.tree.leaves(params))
-
-
-def size(shape: tuple[int, ...]) -> int:
-    """The number of elements."""
-    total = 1
-    for n in shape:
-        total *= n
-    return total
 
 
 def shape_text(shape: tuple[int, ...], count: int) -> str:

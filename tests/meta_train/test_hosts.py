@@ -4,7 +4,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 
 import jax
 import numpy as np
@@ -87,21 +86,10 @@ def test_two_processes_give_the_theta_of_one_and_only_the_first_talks(tmp_path, 
     )
 
 
-def test_when_one_process_is_killed_the_other_says_so_and_resume_goes_on_in_one(tmp_path):
+def test_when_one_process_is_killed_the_other_says_so_and_resume_goes_on_in_one(tmp_path, kill_second):
     """Killed with -9 after a checkpoint; the survivor ends within the heartbeat; one process goes on."""
     both = start(tmp_path, [write(tmp_path, steps=200_000)] * 2)
-    deadline = time.time() + 240
-    while not list((tmp_path / "r" / "checkpoints").glob("[0-9]*[0-9]")):
-        assert time.time() < deadline and both[0].poll() is None, both[0].communicate()
-        time.sleep(0.1)
-    both[1].kill()
-    both[1].communicate()
-    began = time.time()
-    _, error = both[0].communicate(timeout=120)
-    assert both[0].returncode == 1 and time.time() - began < 60
-    (line,) = [line for line in error.splitlines() if "meta-train: " in line]
-    assert "another process of the run is gone" in line and "the last good checkpoint is" in line
-    assert "--resume" in line and "Traceback" not in error
+    kill_second(both, lambda: list((tmp_path / "r" / "checkpoints").glob("[0-9]*[0-9]")), "run", 0.1)
     saved = max(int(p.name) for p in (tmp_path / "r" / "checkpoints").glob("[0-9]*[0-9]"))
 
     class Enough(Exception):

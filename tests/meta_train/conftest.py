@@ -1,0 +1,26 @@
+"""What tests of several processes share."""
+
+import time
+
+import pytest
+
+
+@pytest.fixture
+def kill_second():
+    """Kills the second of two processes with -9 once `ready()`; the first must then end, with one line."""
+
+    def kill(both, ready, what, seconds_between_looks):
+        deadline = time.time() + 240
+        while not ready():
+            assert time.time() < deadline and both[0].poll() is None, both[0].communicate()
+            time.sleep(seconds_between_looks)
+        both[1].kill()
+        both[1].communicate()
+        began = time.time()
+        _, error = both[0].communicate(timeout=120)
+        assert both[0].returncode == 1 and time.time() - began < 60
+        (line,) = [line for line in error.splitlines() if "meta-train: " in line]
+        assert f"another process of the {what} is gone" in line and "the last good checkpoint is" in line
+        assert "--resume" in line and "Traceback" not in error
+
+    return kill

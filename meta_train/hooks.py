@@ -28,6 +28,12 @@ class LostProcess(RunError):
     """Another process of the run is gone, and this one cannot go on without it."""
 
 
+def lost_process(what: str, error: Exception, left: str) -> LostProcess:
+    """What to raise for an error of JAX's when another process is gone; `left` says what is saved."""
+    reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+    return LostProcess(f"another process of the {what} is gone ({reason}); {left}")
+
+
 class Interrupted(Exception):
     """Somebody asked the run to stop (Ctrl-C, SIGTERM); its state at `step` is saved."""
 

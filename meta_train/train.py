@@ -134,10 +134,7 @@ def run(
                 if not hosts.several():
                     raise
                 checkpoints.give_up()
-                left = _what_is_left(checkpoints)
-                raise hooks.LostProcess(
-                    f"another process of the run is gone ({_line(error)}); {left}"
-                ) from error
+                raise hooks.lost_process("run", error, _what_is_left(checkpoints)) from error
     return Result(directory, config.outer_steps, state.theta_ema, start_seconds, time.perf_counter() - began)
 
 
@@ -247,10 +244,6 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
     finally:
         for number, old in before.items():
             signal.signal(number, old)
-
-
-def _line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def _what_is_left(checkpoints: Checkpoints) -> str:

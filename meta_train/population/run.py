@@ -11,7 +11,7 @@ import numpy as np
 from meta_train import config_file, hosts
 from meta_train.checkpoint import Checkpoints
 from meta_train.checkpoint_files import numbered
-from meta_train.hooks import Interrupted, LostProcess, RunError
+from meta_train.hooks import Interrupted, RunError, lost_process
 from meta_train.metrics import Writer, all_of, jsonl_writer
 from meta_train.population import config as config_lib
 from meta_train.population import lineage
@@ -78,7 +78,7 @@ def run_population(
     except (jax.errors.JaxRuntimeError, ValueError) as error:
         if not hosts.several():
             raise
-        raise _lost(directory, error) from error
+        raise lost_process("population", error, _what_is_left(directory)) from error
     slot = best_member(parts.controller, record)
     test = {name: float(values[slot]) for name, values in test.items()}
     return PopulationResult(directory, slot, float(record.fitness[slot]), test, time.perf_counter() - began)
@@ -122,11 +122,9 @@ def _train(
     return stage, record or lineage.read(directory)[-1]
 
 
-def _lost(directory: Path, error: Exception) -> LostProcess:
-    reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+def _what_is_left(directory: Path) -> str:
     saved = numbered(directory / CHECKPOINTS)
-    left = f"the last good checkpoint is {saved[-1]}" if saved else "no checkpoint was saved yet"
-    return LostProcess(f"another process of the population is gone ({reason}); {left}")
+    return f"the last good checkpoint is {saved[-1]}" if saved else "no checkpoint was saved yet"
 
 
 def build_population(config: PopulationConfig) -> tuple[Population, config_lib.Parts]:

@@ -131,7 +131,8 @@ def override(
 
     Args:
       raw: from `read`; not modified.
-      overrides: `key.sub=value`; the value is YAML, a number indexes a list (`tasks.0.weight=2`).
+      overrides: `key.sub=value`; the value is YAML, a number indexes a list (`tasks.0.weight=2`), and a key
+        of `raw` may have dots itself (`hypers.weight.mlp.low=1`).
       keep: `(path of the mapping, its new name) -> the keys that may stay`, None for all.
     """
     raw, problems, pairs = copy.deepcopy(raw), [], []
@@ -160,6 +161,7 @@ def _wrong(key: str, message: str, value: Any = NO_VALUE) -> Problem:
 def _set(raw: dict[str, Any], path: tuple[Any, ...], value: Any, keep: Keep) -> Problem | None:
     """Sets one value; mappings on the way are made, list entries must be there."""
     node: Any = raw
+    path = _with_dotted_keys(raw, path)
     for i, part in enumerate(path):
         here = join(*path[:i])
         if not isinstance(node, dict | list):
@@ -173,6 +175,22 @@ def _set(raw: dict[str, Any], path: tuple[Any, ...], value: Any, keep: Keep) -> 
             node[key] = {}
         node = node[key]
     return None
+
+
+def _with_dotted_keys(node: Any, path: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The path, with parts joined where they name one key together (`weight.mlp` of the hyperparameters)."""
+    found: list[Any] = []
+    while path:
+        keys = node if isinstance(node, dict) else {}
+        lengths = [n for n in range(2, len(path) + 1) if ".".join(map(str, path[:n])) in keys]
+        length = max(lengths, default=1)
+        found.append(".".join(map(str, path[:length])) if lengths else path[0])
+        if isinstance(node, list):
+            node = node[path[0]] if path[0] in range(len(node)) else None
+        else:
+            node = keys.get(str(found[-1]))
+        path = path[length:]
+    return tuple(found)
 
 
 def _replace(node: Any, key: Any, value: Any, parent: tuple[Any, ...], keep: Keep) -> None:

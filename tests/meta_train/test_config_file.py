@@ -95,6 +95,16 @@ def test_overrides_reach_into_mappings_and_lists():
     assert raw == {"a": {"b": 1}, "tasks": [{"x": 1}, {"x": 2}]}
 
 
+def test_an_override_finds_a_key_that_has_dots_itself():
+    raw = {"hypers": {"weight.mlp": {"low": 1}, "weight": {"conv": 2}}, "tasks": [{"a.b": 1}]}
+    new, problems = override(
+        raw, ["hypers.weight.mlp.low=2", "hypers.weight.conv=3", "tasks.0.a.b=4", "hypers.x.y=5"], keep_all
+    )
+    assert not problems
+    assert new["hypers"] == {"weight.mlp": {"low": 2}, "weight": {"conv": 3}, "x": {"y": 5}}
+    assert new["tasks"] == [{"a.b": 4}]
+
+
 def test_the_value_of_an_override_may_hold_an_equals_sign():
     assert override({}, ["a=b=c"], keep_all)[0] == {"a": "b=c"}
 

@@ -11,7 +11,8 @@ from meta_train import combine, perturb
 from meta_train.config import RunConfig
 from meta_train.estimators import ESTIMATORS, GradientEstimator, nres
 from meta_train.estimators.noise import Noise
-from meta_train.experiment import Experiment, inner_system, tree_bytes
+from meta_train.experiment import Experiment, inner_system
+from meta_train.forecast import tree_bytes
 from meta_train.gradient_statistics import GROUPS, Row, Sample, compare, cosine_of, measure, norm_of, z_score
 from meta_train.problems import ConfigError, Problem
 from meta_train.registry import Spec, build, option_parameters

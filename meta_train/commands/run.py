@@ -66,7 +66,8 @@ def run_command(args: argparse.Namespace) -> int:
 def dry_run(config: Any, json_file: str | None) -> int:
     """Prints the resolved config and the forecast of the run's size; compiles nothing."""
     from meta_train import config as config_lib
-    from meta_train.experiment import assemble, forecast
+    from meta_train.experiment import assemble
+    from meta_train.forecast import forecast
     from meta_train.train import set_up_jax
 
     set_up_jax(config)

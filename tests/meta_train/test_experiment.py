@@ -8,7 +8,8 @@ import learned_opt
 from learned_opt import learnable_adam
 from meta_train import config as config_lib
 from meta_train.estimators import GradientEstimator, pes
-from meta_train.experiment import assemble, call_length, check_gradient, check_system, forecast, tree_bytes
+from meta_train.experiment import assemble, call_length, check_gradient, check_system
+from meta_train.forecast import forecast, tree_bytes
 from meta_train.inner import inner_training
 from meta_train.problems import ConfigError
 from meta_train.system import UnrolledSystem

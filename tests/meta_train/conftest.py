@@ -1,8 +1,28 @@
-"""What tests of several processes share."""
+"""What tests of interrupted runs share."""
 
 import time
 
 import pytest
+
+from meta_train import train
+
+
+@pytest.fixture
+def interrupted():
+    """Starts a run and stops it, by an exception, when `at` outer steps are done."""
+
+    class Enough(Exception):
+        pass
+
+    def run(config, directory, at):
+        def stop(step):
+            if step >= at:
+                raise Enough
+
+        with pytest.raises(Enough):
+            train.run(config, directory, display=train.Display(step=stop))
+
+    return run
 
 
 @pytest.fixture

@@ -94,19 +94,10 @@ RAW = {
 }
 
 
-def test_a_rotating_run_is_resumed_bit_for_bit_and_its_metrics_name_who_was_active(tmp_path):
+def test_a_rotating_run_is_resumed_bit_for_bit_and_its_metrics_name_who_was_active(interrupted, tmp_path):
     config = config_lib.parse(RAW)
     whole = train.run(config, tmp_path / "whole")
-
-    class Enough(Exception):
-        pass
-
-    def stop(step):
-        if step == 20:
-            raise Enough
-
-    with pytest.raises(Enough):
-        train.run(config, tmp_path / "parts", display=train.Display(step=stop))
+    interrupted(config, tmp_path / "parts", at=20)
     parts = train.run(config, tmp_path / "parts", resume=True)
     jax.tree.map(np.testing.assert_array_equal, parts.theta, whole.theta)
     rows = [row for row in read_jsonl(tmp_path / "whole" / "metrics.jsonl") if "loss" in row]

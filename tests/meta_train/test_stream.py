@@ -99,19 +99,12 @@ RAW = {
 }
 
 
-def test_a_resumed_run_sees_the_same_rows_bit_for_bit_and_other_data_are_refused(tmp_path, monkeypatch):
+def test_a_resumed_run_sees_the_same_rows_bit_for_bit_and_other_data_are_refused(
+    interrupted, tmp_path, monkeypatch
+):
     config = config_lib.parse(RAW)
     whole = train.run(config, tmp_path / "whole")
-
-    class Enough(Exception):
-        pass
-
-    def stop(step):
-        if step == 12:
-            raise Enough
-
-    with pytest.raises(Enough):
-        train.run(config, tmp_path / "parts", display=train.Display(step=stop))
+    interrupted(config, tmp_path / "parts", at=12)
     parts = train.run(config, tmp_path / "parts", resume=True)
     jax.tree.map(np.testing.assert_array_equal, parts.theta, whole.theta)
 
@@ -120,8 +113,7 @@ def test_a_resumed_run_sees_the_same_rows_bit_for_bit_and_other_data_are_refused
     differ = jax.tree.map(lambda a, b: not np.array_equal(a, b), fixed.theta, whole.theta)
     assert any(jax.tree.leaves(differ))  # the rows do pass through
 
-    with pytest.raises(Enough):
-        train.run(config, tmp_path / "others", display=train.Display(step=stop))
+    interrupted(config, tmp_path / "others", at=12)
     monkeypatch.setattr(stream_lib, "digest", lambda one: "0" * 64)
     with pytest.raises(
         RunError, match="^the data of task 'big' are not those of the checkpoint at outer step 8"

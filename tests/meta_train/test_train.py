@@ -88,20 +88,9 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(finished, tmp
     assert any((a != b).any() for a, b in zip(leaves(theta), leaves(theta_other), strict=True))
 
 
-def test_a_run_resumed_halfway_ends_in_the_same_bits_and_the_same_rows(finished, tmp_path):
+def test_a_run_resumed_halfway_ends_in_the_same_bits_and_the_same_rows(finished, interrupted, tmp_path):
     directory, config = finished
-
-    class Stop(Exception):
-        pass
-
-    def stop(step):
-        if step == 31:  # an odd step never comes: calls are of 2 steps
-            raise AssertionError
-        if step == 32:
-            raise Stop
-
-    with pytest.raises(Stop):
-        train.run(config, tmp_path / "half", display=train.Display(step=stop))
+    interrupted(config, tmp_path / "half", at=31)  # which is 32: calls are of 2 steps
     train.run(config, tmp_path / "half", resume=True)
     assert_same_state(newest(directory, config).state, newest(tmp_path / "half", config).state)
     timing = ("inner_steps_per_second",)

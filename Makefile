@@ -12,12 +12,19 @@ WORKERS := -n auto --maxprocesses 4 --dist loadfile
 
 REPRODUCTIONS := influence_balancing variance toy_regression swimmer l2_tuning lorenz lr_schedule lstm_variance many_hyperparameters pbt_toy short_horizon_trap schedule_population meta_population
 
-.PHONY: quickstart test test-slow lint bench reproduce clean
+.PHONY: quickstart general test test-slow lint bench reproduce clean
 
 quickstart: $(VENV)/.train
 	$(BIN)/meta-train run configs/quickstart.yaml outer_steps=$(STEPS) --out runs/quickstart --resume
 	$(BIN)/meta-train evaluate runs/quickstart
 	$(BIN)/meta-train export runs/quickstart --out runs/quickstart/optimizer
+
+# `pretrained:general` anew, in about an hour on 2 cores; a second call goes on where the first one stopped.
+general: $(VENV)/.train
+	$(BIN)/meta-train run configs/general.yaml --resume && $(BIN)/meta-train export runs/general --last
+	for phase in general_2 general_3 general_4; do \
+	  $(BIN)/meta-train run configs/$$phase.yaml --resume && $(BIN)/meta-train export runs/$$phase || exit 1; done
+	$(BIN)/meta-train evaluate runs/general_4 --tasks A+B
 
 test: $(VENV)/.dev
 	$(CACHE) $(BIN)/python -m pytest -q $(WORKERS)

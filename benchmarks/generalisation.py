@@ -83,7 +83,6 @@ VARIANTS: dict[str, Change] = {
     "weight_decay": _set("learned_optimizer", weight_decay=0.1),
     "no_tensor_rates": _set("learned_optimizer", tensor_hidden=0),
     "no_schedule": _set("learned_optimizer", tensor_hidden=0, schedule_limit=1e-6),
-    "horizon_inputs": _set("learned_optimizer", horizon_inputs=True),
     "adafac_mlp": _top(learned_optimizer={"name": "adafac_mlp", "hidden": 8}),
     "loss_scaling": _top(loss_scaling="ema"),
 }

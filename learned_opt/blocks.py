@@ -38,15 +38,10 @@ def adam_direction(
     return m / (jnp.sqrt(jnp.maximum(v, 1e-30)) + eps)
 
 
-def horizon_time(count: jax.Array, num_steps: Any, whole: bool) -> jax.Array:
-    """f32[20 or 31]: the time on 11 scales, 9 fractions of T, and with `whole` T itself on the 11 scales."""
-    inputs = [time_embedding(count), fraction_embedding(count, num_steps)]
-    return jnp.concatenate([*inputs, time_embedding(jnp.asarray(num_steps))] if whole else inputs)
-
-
-def learned_schedule(weights: jax.Array, time: jax.Array, limit: float) -> jax.Array:
-    """f32[], exp of a linear function of `horizon_time`, clipped to +- limit."""
-    return jnp.exp(jnp.clip(weights @ time, -limit, limit))
+def learned_schedule(weights: jax.Array, count: jax.Array, num_steps: Any, limit: float) -> jax.Array:
+    """f32[], exp of a linear function (f32[20]) of the time on 11 scales and 9 fractions of T, clipped."""
+    inputs = jnp.concatenate([time_embedding(count), fraction_embedding(count, num_steps)])
+    return jnp.exp(jnp.clip(weights @ inputs, -limit, limit))
 
 
 STATISTICS = 7  # of `tensor_statistics`

@@ -9,11 +9,14 @@ from annotated_types import Ge, Gt
 
 from learned_opt.adafac_mlp import FEATURES
 from learned_opt.base import LearnedOptimizer
-from learned_opt.blocks import STATISTICS, adam_direction, horizon_time, learned_schedule, tensor_statistics
+from learned_opt.blocks import STATISTICS, adam_direction, learned_schedule, tensor_statistics
 from learned_opt.features import (
+    FRACTIONS,
     LARGE,
+    TIMESCALES,
     Decays,
     StateDtype,
+    fraction_embedding,
     init_state,
     observe,
     time_embedding,
@@ -34,7 +37,6 @@ def residual(
     adam_limit: Annotated[float, Gt(0)] = 3.0,
     exp_mult: Annotated[float, Ge(0)] = 0.1,
     weight_decay: Annotated[float, Ge(0)] = 0.0,
-    horizon_inputs: bool = False,
     fused_from: Annotated[int, Ge(0)] = LARGE,
     state_dtype: StateDtype = "float32",
 ) -> LearnedOptimizer:
@@ -43,16 +45,16 @@ def residual(
     `p <- p - initial_lr * exp(s) * (A * exp(o_2) + o_0 * exp(exp_mult * o_1))`
 
     A is Adam's bias-corrected direction (.9, .999); s, the schedule, is a linear function of the time
-    t (11 scales) and of t / T (9 fractions), with `horizon_inputs` of T (11 scales) too, clipped; o is the
-    output, for this parameter, of an MLP on AdafacMLP's 39 inputs, o_2 clipped. At initialisation s = 0
-    and o is small: the optimizer is nearly Adam, so that meta-training begins with one that works. The
-    numbers of the schedule, which have the strongest signal, are learned first.
+    t (11 scales) and of t / T (9 fractions), clipped; o is the output, for this parameter, of an MLP on
+    AdafacMLP's 39 inputs, o_2 clipped. At initialisation s = 0 and o is small: the optimizer is nearly
+    Adam, so that meta-training begins with one that works. The 20 numbers of the schedule, which have
+    the strongest signal, are learned first.
     With `tensor_hidden`, each tensor has a factor exp(r) on its steps besides: r is the output of an MLP
     (tanh) on seven statistics of the tensor, their means over all tensors, and the time as s sees it.
     The statistics tell the noise and the curvature that the optimizer meets (`tensor_statistics`), so that
     it can find the learning rate of a task unlike those of meta-training. r = 0 at initialisation.
-    theta (439 meta-parameters at the defaults): `nn/~/{w,b}{0,1,2}`, and `schedule`, f32[20], or
-    f32[31] with `horizon_inputs`; with `tensor_hidden`, `tensor/~/{w,b}{0,1}`.
+    theta (439 meta-parameters at the defaults): `nn/~/{w,b}{0,1,2}`, and `schedule`, f32[20]; with
+    `tensor_hidden`, `tensor/~/{w,b}{0,1}`.
 
     Args:
       hidden: width of the two hidden layers.
@@ -64,7 +66,6 @@ def residual(
       adam_limit: |o_2| is at most this; > 0.
       exp_mult: scale of o_1; >= 0.
       weight_decay: `weight_decay * p` is added to A, as AdamW does; >= 0.
-      horizon_inputs: the schedule and the tensors' rates see T itself: short trainings may take other rates.
       fused_from: tensors of at least so many elements are stepped without an array of their features.
       state_dtype: of the accumulators as large as the parameters; bfloat16 halves them.
 
@@ -96,15 +97,16 @@ def residual(
 
     def init(key):
         nn = net.init(key, [dummy_tensor(DECAYS)], time_embedding(jnp.zeros([])))
-        times = horizon_time(jnp.zeros([]), 1, horizon_inputs).size
+        times = len(TIMESCALES) + len(FRACTIONS)
         theta = {"nn": nn, "schedule": jnp.zeros(times)}
         if tensor_hidden:
             theta["tensor"] = tensor_net.init(key, jnp.zeros([1, 2 * STATISTICS + times]))
         return theta
 
-    def tensor_rates(theta, tensors, count, times):
+    def tensor_rates(theta, tensors, count, num_steps):
         """f32[M], the factor of each tensor."""
         own = jnp.stack([tensor_statistics(t, count, DECAYS) for t in tensors])
+        times = jnp.concatenate([time_embedding(count), fraction_embedding(count, num_steps)])
         shared = jnp.concatenate([jnp.mean(own, 0), times])
         inputs = jnp.concatenate([own, jnp.tile(shared, (len(tensors), 1))], -1)
         r = tensor_net.apply(theta["tensor"], inputs)
@@ -113,13 +115,12 @@ def residual(
     def build(theta, num_steps=None):
         def update(grads, state, params, value):
             del value
-            times = horizon_time(state.count, num_steps, horizon_inputs)
-            schedule = learned_schedule(theta["schedule"], times, schedule_limit)
+            schedule = learned_schedule(theta["schedule"], state.count, num_steps, schedule_limit)
             time = time_embedding(state.count)
             tensors, state = observe(grads, state, params, DECAYS)
             rates, steps = [initial_lr * schedule] * len(tensors), []
             if tensor_hidden:
-                rates = initial_lr * schedule * tensor_rates(theta, tensors, state.count, times)
+                rates = initial_lr * schedule * tensor_rates(theta, tensors, state.count, num_steps)
             for t, o, rate in zip(tensors, net.apply(theta["nn"], tensors, time), rates, strict=True):
                 adam = adam_direction(t, state.count, DECAYS.momentum[0], DECAYS.rms[0])
                 adam = adam * jnp.exp(jnp.clip(o[..., 2], -adam_limit, adam_limit))

@@ -84,16 +84,6 @@ def test_the_horizon_moves_the_schedule_and_nothing_else(zeroed):
     assert float(jnp.abs(a["w"] - b["w"]).max()) > 1e-3
 
 
-def test_with_horizon_inputs_short_trainings_may_take_other_rates():
-    lopt = residual(output_scale=0.0, horizon_inputs=True)
-    theta = lopt.init(jax.random.key(0))
-    assert theta["schedule"].shape == (31,)
-    theta["schedule"] = theta["schedule"].at[20 + 4].set(0.8)  # timescale 100
-    for steps in (T, 10 * T):
-        lr = 3e-3 * np.exp(0.8 * np.tanh(steps / 100 - 1))
-        assert_close(run(lopt.build(theta, steps)), run(optax.adam(lr)))
-
-
 def test_the_outputs_correct_adams_size_and_add_a_direction(zeroed):
     lopt, theta = zeroed
     bias = theta["nn"]["~"]["b2"]

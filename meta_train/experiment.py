@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -115,7 +116,12 @@ def learned_optimizer(config: RunConfig) -> LearnedOptimizer:
             raise ArtefactError(f"must be an artefact of {name}, got one of {found.name}")
         theta = fit_theta(lopt, found.theta, "theta")
     except ArtefactError as error:
-        raise ConfigError([Problem("init_from", str(error))]) from error
+        local = ":" not in config.init_from and not Path(config.init_from).exists()
+        message = "there is no such directory; `meta-train export RUN` writes RUN/optimizer"
+        problem = (
+            Problem("init_from", message, config.init_from) if local else Problem("init_from", str(error))
+        )
+        raise ConfigError([problem]) from error
     return lopt._replace(init=lambda key: jax.tree.map(jnp.asarray, theta))
 
 

@@ -114,14 +114,20 @@ def run(variant: str, out: Path, outer_steps: int, seed: int) -> None:
         subprocess.run([*command, "evaluate", str(trained), *options, *places], check=True)
 
 
+def finished(out: Path) -> dict[tuple[str, str], dict[str, Any]]:
+    """(variant, seed) -> its evaluation, in the order of VARIANTS."""
+    files = {tuple(file.parent.name.rsplit("-", 1)): file for file in out.glob("*/evaluation.json")}
+    ordered = sorted(files, key=lambda name: (list(VARIANTS).index(name[0]), name[1]))
+    return {name: json.loads(files[name].read_text(encoding="utf-8")) for name in ordered}
+
+
 def table(out: Path) -> str:
     """Step speed-up over tuned Adam of all variants that are finished, as Markdown."""
     rows = [
         "| variant | seed | ring A | ring B | worst | validation loss / Adam's, A | B |",
         "|---|---|---|---|---|---|---|",
     ]
-    for file in sorted(out.glob("*/evaluation.json")):
-        document = json.loads(file.read_text(encoding="utf-8"))
+    for (variant, seed), document in finished(out).items():
         scores = {ring: document["scores"][f"ring {ring}"]["per_task_tuned"] for ring in "AB"}
         text = {
             (ring, metric): _interval(scores[ring][metric])
@@ -129,7 +135,6 @@ def table(out: Path) -> str:
             for metric in ("speed_up", "valid_ratio/adam")
         }
         worst = min(scores[ring]["speed_up"]["worst"] for ring in "AB")
-        variant, _, seed = file.parent.name.rpartition("-")
         rows.append(
             f"| {variant} | {seed} | {text['A', 'speed_up']} | {text['B', 'speed_up']} | {worst:.2f} "
             f"| {text['A', 'valid_ratio/adam']} | {text['B', 'valid_ratio/adam']} |"
@@ -143,7 +148,7 @@ def picture(out: Path, file: Path) -> None:
     import numpy as np
     from matplotlib.colors import TwoSlopeNorm
 
-    found = {path.parent.name: json.loads(path.read_text()) for path in sorted(out.glob("*/evaluation.json"))}
+    found = finished(out)
     cells = next(iter(found.values()))["cells"]
     values = np.array(
         [
@@ -157,7 +162,7 @@ def picture(out: Path, file: Path) -> None:
         color = "white" if abs(np.log2(value)) > 1.3 else "black"
         ax.text(j, i, f"{value:.1f}", ha="center", va="center", fontsize=8, color=color)
     ax.set_xticks(range(len(cells)), [f"{c['ring']}: {c['task']} {c['horizon']}" for c in cells], rotation=90)
-    ax.set_yticks(range(len(found)), [name.rpartition("-")[0] for name in found])
+    ax.set_yticks(range(len(found)), [f"{variant}, seed {seed}" for variant, seed in found])
     ax.set_title("Step speed-up over Adam, tuned for each task and horizon (blue: faster)")
     fig.colorbar(image, label="log2", pad=0.01)
     fig.savefig(file, dpi=110)

@@ -116,9 +116,11 @@ def run(variant: str, out: Path, outer_steps: int, seed: int) -> None:
 
 def finished(out: Path) -> dict[tuple[str, str], dict[str, Any]]:
     """(variant, seed) -> its evaluation, in the order of VARIANTS."""
-    files = {tuple(file.parent.name.rsplit("-", 1)): file for file in out.glob("*/evaluation.json")}
-    ordered = sorted(files, key=lambda name: (list(VARIANTS).index(name[0]), name[1]))
-    return {name: json.loads(files[name].read_text(encoding="utf-8")) for name in ordered}
+    found = {}
+    for variant in VARIANTS:
+        for file in sorted(out.glob(f"{variant}-*/evaluation.json")):
+            found[variant, file.parent.name.rpartition("-")[2]] = json.loads(file.read_text(encoding="utf-8"))
+    return found
 
 
 def table(out: Path) -> str:

@@ -9,18 +9,22 @@ from meta_train import train
 
 @pytest.fixture
 def interrupted():
-    """Starts a run and stops it, by an exception, when `at` outer steps are done."""
+    """Starts a run and stops it, by an exception, when exactly `at` outer steps are done; the steps told."""
 
     class Enough(Exception):
         pass
 
     def run(config, directory, at):
+        told = []
+
         def stop(step):
-            if step >= at:
+            told.append(step)
+            if step == at:
                 raise Enough
 
         with pytest.raises(Enough):
             train.run(config, directory, display=train.Display(step=stop))
+        return told
 
     return run
 

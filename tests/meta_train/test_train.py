@@ -90,7 +90,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(finished, tmp
 
 def test_a_run_resumed_halfway_ends_in_the_same_bits_and_the_same_rows(finished, interrupted, tmp_path):
     directory, config = finished
-    interrupted(config, tmp_path / "half", at=31)  # which is 32: calls are of 2 steps
+    assert 31 not in interrupted(config, tmp_path / "half", at=32)  # calls are of 2 steps
     train.run(config, tmp_path / "half", resume=True)
     assert_same_state(newest(directory, config).state, newest(tmp_path / "half", config).state)
     timing = ("inner_steps_per_second",)

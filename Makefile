@@ -12,7 +12,7 @@ WORKERS := -n auto --maxprocesses 4 --dist loadfile
 
 REPRODUCTIONS := influence_balancing variance toy_regression swimmer l2_tuning lorenz lr_schedule lstm_variance many_hyperparameters pbt_toy short_horizon_trap schedule_population meta_population
 
-.PHONY: quickstart general test test-slow lint bench reproduce clean
+.PHONY: docs quickstart general test test-slow lint bench reproduce clean
 
 quickstart: $(VENV)/.train
 	$(BIN)/meta-train run configs/quickstart.yaml outer_steps=$(STEPS) --out runs/quickstart --resume
@@ -36,6 +36,10 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+# The tables in docs/, from the registries and their docstrings.
+docs: $(VENV)/.dev
+	$(BIN)/python docs/make_tables.py
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/overhead.py

@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 import overhead
 
+from meta_train.core.system import UnrolledSystem
 from meta_train.estimators import pes
-from meta_train.system import UnrolledSystem
 
 N, SIZE = 8, 1_000_000
 

@@ -20,10 +20,10 @@ import jax
 import optax
 
 from learned_opt import LEARNED_OPTIMIZERS
-from meta_train.combine import average
+from meta_train.core.combine import average
+from meta_train.core.outer import make_outer_step
 from meta_train.estimators import ESTIMATORS
 from meta_train.inner import Objective, inner_training
-from meta_train.outer import make_outer_step
 from tasks import TASKS
 
 

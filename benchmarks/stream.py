@@ -15,9 +15,9 @@ from typing import Any
 
 import jax
 
-from meta_train import config as config_lib
-from meta_train.experiment import assemble
-from meta_train.stream import Feeds
+from meta_train.config import load as config_lib
+from meta_train.core.stream import Feeds
+from meta_train.run.experiment import assemble
 
 CONFIG = {
     "outer_steps": 1000,

@@ -1,4 +1,4 @@
-"""The tables in docs/, made from the registries: `python -m meta_train.tables DIR` writes them.
+"""The tables in docs/, made from the registries: `make docs` writes them.
 
 What a table says stands in the docstrings, is computed from the registries, or was measured by a benchmark
 and stands in a JSON file beside the tables; a test compares the files with it.
@@ -6,8 +6,9 @@ and stands in a JSON file beside the tables; a test compares the files with it.
 
 import inspect
 import json
+import math
 import re
-import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,9 @@ import jax
 import jax.numpy as jnp
 
 from learned_opt import LEARNED_OPTIMIZERS, LearnedOptimizer
-from meta_train import task_tables
-from meta_train.describe import split_docstring
+from meta_train.cli.describe import split_docstring
 from meta_train.estimators import ESTIMATORS
-from tasks import NAMED, TASKS
+from tasks import NAMED, TASKS, TaskFamily, expand, make
 
 
 def part(docstring: str, name: str) -> str:
@@ -43,7 +43,7 @@ def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 def page(title: str, *lines: str, table: str) -> str:
     """A page of docs/: title, text, table."""
-    made = "Made from the docstrings by `python -m meta_train.tables docs`."
+    made = "Made from the docstrings by `make docs`."
     return "\n".join([f"# {title}", "", made, *lines, "", table])
 
 
@@ -94,18 +94,19 @@ def estimators() -> str:
         "Estimators of the outer gradient",
         "K is `truncation_length`, T the length of an inner problem, N `num_particles`; a window is K steps.",
         "Every claim of bias is tested against closed-form truths by `meta_train.testing.check_estimator`,",
-        "which checks your own estimators as well; tests/meta_train/test_estimators.py runs it on these.",
-        "`meta-train describe NAME` prints the options of each; those of the `noise` of PES, NRES, full ES,",
-        "GPES and truncated ES are orthogonal pairs, common random numbers, schedules and scales of sigma.",
+        "which checks your own estimators as well; `tests/meta_train/estimators/test_estimators.py` runs it",
+        "on these. `meta-train describe NAME` prints the options of each; those of the `noise` of PES, NRES,",
+        "full ES, GPES and truncated ES are orthogonal pairs, common random numbers, schedules and scales of",
+        "sigma.",
         table=table(head, rows),
     )
 
 
 def tasks() -> str:
     """docs/tasks.md."""
-    families = table(("family", "what it is", "options", "source"), task_tables.family_rows(part))
+    families = table(("family", "what it is", "options", "source"), family_rows(part))
     note = "None of them is held out (`tasks/rings.py`)."
-    named = table(("task", "family, options", "parameters", "their shapes", "data"), task_tables.named_rows())
+    named = table(("task", "family, options", "parameters", "their shapes", "data"), named_rows())
     return page(
         "Tasks",
         "In a config a task is `{name: FAMILY, option: value}` or `{name: TASK}`, with any option replaced.",
@@ -166,7 +167,7 @@ def optimizers() -> str:
 
 def measured(file: str) -> Any:
     """Figures that a benchmark wrote to docs/."""
-    return json.loads((Path(__file__).parents[1] / "docs" / file).read_text(encoding="utf-8"))
+    return json.loads((Path(__file__).parent / file).read_text(encoding="utf-8"))
 
 
 def meta_parameters(lopt: LearnedOptimizer) -> int:
@@ -189,6 +190,71 @@ def state_bytes(factory: Callable[..., LearnedOptimizer]) -> str:
     return text
 
 
+def family_rows(part: Callable[[str, str], str]) -> list[tuple[str, ...]]:
+    """Family, what it is, options, source; `part(docstring, name)` finds a paragraph."""
+    rows = []
+    for name, factory in sorted(TASKS.items()):
+        options = ", ".join(f"`{option}`" for option in inspect.signature(factory).parameters)
+        source = part(inspect.getdoc(factory) or "", "Source")
+        rows.append((f"`{name}`", split_docstring(factory)[0], options, source))
+    return rows
+
+
+def named_rows() -> list[tuple[str, ...]]:
+    """Named task, family and options, number of parameters, their shapes, data."""
+    rows = []
+    for name, spec in NAMED.items():
+        family = make(spec)
+        shapes = parameter_shapes(family)
+        total = sum(count * math.prod(shape) for shape, count in shapes.items())
+        options = {k: v for k, v in expand(spec).items() if k not in ("name", "datasets", "texts")}
+        text = ", ".join(f"{k}: {yaml_like(v)}" for k, v in options.items())
+        rows.append(
+            (
+                f"`{name}`",
+                f"`{spec['name']}`" + (f" {text}" if text else ""),
+                f"{total:,}",
+                ", ".join(shape_text(shape, count) for shape, count in shapes.items()),
+                data_text(spec, family),
+            )
+        )
+    return rows
+
+
+def parameter_shapes(family: TaskFamily) -> Counter[tuple[int, ...]]:
+    """How many tensors of each shape a task of the family has; nothing is compiled."""
+
+    def init(key):
+        return family.task(family.sample(key)).init(key)
+
+    params = jax.eval_shape(init, jax.random.key(0))
+    return Counter(tuple(leaf.shape) for leaf in jax.tree.leaves(params))
+
+
+def shape_text(shape: tuple[int, ...], count: int) -> str:
+    """ "3 of 32 x 10"."""
+    text = " x ".join(map(str, shape)) or "scalar"
+    return text if count == 1 else f"{count} of {text}"
+
+
+def yaml_like(value: Any) -> str:
+    """As it is written in a config."""
+    if isinstance(value, (tuple, list)):
+        return "[" + ", ".join(map(yaml_like, value)) + "]"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def data_text(spec: dict[str, Any], family: TaskFamily) -> str:
+    """The data sets that a named task draws from."""
+    options = expand(spec)
+    names = options.get("datasets", options.get("texts"))
+    if names is None and jax.tree.leaves(family.data):
+        parameters = inspect.signature(TASKS[options["name"]]).parameters
+        default = next((parameters[k].default for k in ("datasets", "texts") if k in parameters), None)
+        names = default or ()
+    return ", ".join(f"`{name}`" for name in names or ()) or "made from the task's key"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "estimators.md": estimators,
     "optimizers.md": optimizers,
@@ -197,5 +263,5 @@ TABLES: dict[str, Callable[[], str]] = {
 
 
 if __name__ == "__main__":
-    for file, make in TABLES.items():
-        Path(sys.argv[1], file).write_text(make(), encoding="utf-8")
+    for file, content in TABLES.items():
+        Path(__file__).with_name(file).write_text(content(), encoding="utf-8")

@@ -1,6 +1,6 @@
 """`python -m meta_train`."""
 
-from meta_train.cli import main
+from meta_train.cli.main import main
 
 if __name__ == "__main__":
     main()

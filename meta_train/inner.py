@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from learned_opt.base import LearnedOptimizer
-from meta_train.system import UnrolledSystem
+from meta_train.core.system import UnrolledSystem
 from tasks.base import TaskFamily
 
 

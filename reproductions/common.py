@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from meta_train.core.outer import make_outer_step
+from meta_train.core.system import UnrolledSystem
 from meta_train.estimators import GradientEstimator
-from meta_train.outer import make_outer_step
-from meta_train.system import UnrolledSystem
-from meta_train.systems.outer_problem import OuterProblem
+from reproductions.systems.outer_problem import OuterProblem
 
 # Colours that stay apart without colour vision (Okabe and Ito), then more of them, told apart by dashes.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31", "#7F7F7F")

@@ -11,9 +11,9 @@ import numpy as np
 import optax
 
 from meta_train.estimators import ESTIMATORS
-from meta_train.systems.outer_problem import OuterProblem
-from meta_train.systems.toys import influence_balancing
+from meta_train.testing.toys import influence_balancing
 from reproductions import common
+from reproductions.systems.outer_problem import OuterProblem
 
 PAIRS = 500  # 1000 rollouts
 RATE, RATE_UORO = 1e-4, 1e-5

@@ -10,8 +10,8 @@ import numpy as np
 import optax
 
 from meta_train.estimators import ESTIMATORS
-from meta_train.systems.ridge import best_log_l2, ridge, ridge_data, valid_loss
 from reproductions import common
+from reproductions.systems.ridge import best_log_l2, ridge, ridge_data, valid_loss
 
 STARTS = (-5.0, -3.0, -1.0, 1.0, 3.0, 5.0)
 OPTIONS = {"num_particles": 16, "truncation_length": 1, "sigma": 0.01}

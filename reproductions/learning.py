@@ -5,8 +5,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from meta_train.system import start, unroll
-from meta_train.systems.outer_problem import OuterProblem
+from meta_train.core.system import start, unroll
+from reproductions.systems.outer_problem import OuterProblem
 
 
 def objective(problem: OuterProblem, thetas: Any, key: jax.Array, *, episodes: int) -> np.ndarray:

@@ -12,9 +12,9 @@ import numpy as np
 import optax
 
 from meta_train.estimators import ESTIMATORS
-from meta_train.systems.lorenz import TRUTH, lorenz
-from meta_train.systems.outer_problem import OuterProblem
 from reproductions import common
+from reproductions.systems.lorenz import TRUTH, lorenz
+from reproductions.systems.outer_problem import OuterProblem
 
 T, K, PAIRS, SIGMA = 2000, 100, 50, 0.04
 WINDOWED = {"num_particles": PAIRS, "truncation_length": K}

@@ -12,8 +12,8 @@ import numpy as np
 import optax
 
 from meta_train.estimators import ESTIMATORS
-from meta_train.systems.mlp_schedule import mlp_schedule
 from reproductions import common, learning
+from reproductions.systems.mlp_schedule import mlp_schedule
 
 FULL = {
     "unroll_length": 500,

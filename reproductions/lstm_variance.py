@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from meta_train import perturb
+from meta_train.core import perturb
 from meta_train.estimators import ESTIMATORS
-from meta_train.systems.character_lstm import character_lstm
 from reproductions import common
+from reproductions.systems.character_lstm import character_lstm
 
 FULL = {
     "text": "pydoc[:100000]",

@@ -13,8 +13,8 @@ import numpy as np
 import optax
 
 from meta_train.estimators import ESTIMATORS
-from meta_train.systems.layer_hyperparameters import layer_hyperparameters
 from reproductions import common, learning
+from reproductions.systems.layer_hyperparameters import layer_hyperparameters
 
 FULL = {"hidden": (16,) * 5, "unroll_length": 300, "budget": 300_000, "records": 20}
 FAST = {"hidden": (16,) * 2, "unroll_length": 100, "budget": 30_000, "records": 5}

@@ -7,7 +7,8 @@ Every method gets as many members for as many outer steps: the best fixed settin
 
 from typing import Any
 
-from meta_train.population import CONTROLLERS, Rhythm, Setting
+from meta_train.population.base import Rhythm, Setting
+from meta_train.population.controllers import CONTROLLERS
 from meta_train.population.meta_training import meta_training
 from meta_train.population.space import log
 from reproductions import common, populations

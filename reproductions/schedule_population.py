@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from meta_train.population import CONTROLLERS, Rhythm, Setting
+from meta_train.population.base import Rhythm, Setting
+from meta_train.population.controllers import CONTROLLERS
 from meta_train.population.space import log
 from meta_train.population.supervised import supervised
 from reproductions import common, populations

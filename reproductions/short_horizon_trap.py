@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from meta_train.population import CONTROLLERS, Rhythm, Setting, toys
+from meta_train.population import toys
+from meta_train.population.base import Rhythm, Setting
+from meta_train.population.controllers import CONTROLLERS
 from meta_train.population.space import log
 from reproductions import common, populations
 

@@ -12,10 +12,10 @@ import numpy as np
 import optax
 
 from meta_train.estimators import ESTIMATORS
-from meta_train.systems.outer_problem import OuterProblem
-from meta_train.systems.swimmer import swimmer
 from reproductions import common
 from reproductions.ars import ars
+from reproductions.systems.outer_problem import OuterProblem
+from reproductions.systems.swimmer import swimmer
 
 T, K, PAIRS = 1000, 100, 10
 WINDOWED = {"num_particles": PAIRS, "truncation_length": K}

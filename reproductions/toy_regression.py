@@ -12,8 +12,8 @@ import numpy as np
 import optax
 
 from meta_train.estimators import ESTIMATORS
-from meta_train.systems.toy_regression import toy_regression
 from reproductions import common
+from reproductions.systems.toy_regression import toy_regression
 
 T, K, PAIRS = 100, 10, 50
 EVERY = 20  # outer steps from one recorded theta to the next

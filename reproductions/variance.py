@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from meta_train.estimators import ESTIMATORS
-from meta_train.systems.linear_influence import influences, linear_influence, variance
 from reproductions import common
+from reproductions.systems.linear_influence import influences, linear_influence, variance
 
 KINDS = ("equal", "random", "last")
 NAMES = {"pes": "PES", "nres": "NRES", "pes_analytic": "PES+Analytic"}

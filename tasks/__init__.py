@@ -5,38 +5,38 @@ from typing import Any
 
 from tasks.augment import AUGMENTATIONS, augment
 from tasks.base import Task, TaskFamily, fixed
-from tasks.char_rnn import char_rnn
 from tasks.check import check_family
-from tasks.classic_function import classic_function
-from tasks.deep_linear import deep_linear
-from tasks.gaussian_mixture import gaussian_mixture
-from tasks.gaussian_process import gaussian_process
-from tasks.image_autoencoder import image_autoencoder
-from tasks.image_contrastive import image_contrastive
-from tasks.image_conv import image_conv
-from tasks.image_denoiser import image_denoiser
-from tasks.image_field import image_field
-from tasks.image_mixer import image_mixer
-from tasks.image_mlp import image_mlp
-from tasks.image_resnet import image_resnet
-from tasks.image_vae import image_vae
-from tasks.image_vit import image_vit
-from tasks.logistic_regression import logistic_regression
-from tasks.matrix_factorization import matrix_factorization
-from tasks.memory_rnn import memory_rnn
-from tasks.mlp_lm import mlp_lm
+from tasks.families.char_rnn import char_rnn
+from tasks.families.classic_function import classic_function
+from tasks.families.deep_linear import deep_linear
+from tasks.families.gaussian_mixture import gaussian_mixture
+from tasks.families.gaussian_process import gaussian_process
+from tasks.families.image_autoencoder import image_autoencoder
+from tasks.families.image_contrastive import image_contrastive
+from tasks.families.image_conv import image_conv
+from tasks.families.image_denoiser import image_denoiser
+from tasks.families.image_field import image_field
+from tasks.families.image_mixer import image_mixer
+from tasks.families.image_mlp import image_mlp
+from tasks.families.image_resnet import image_resnet
+from tasks.families.image_vae import image_vae
+from tasks.families.image_vit import image_vit
+from tasks.families.logistic_regression import logistic_regression
+from tasks.families.matrix_factorization import matrix_factorization
+from tasks.families.memory_rnn import memory_rnn
+from tasks.families.mlp_lm import mlp_lm
+from tasks.families.normalizing_flow import normalizing_flow
+from tasks.families.optimizer_in_loop import optimizer_in_loop
+from tasks.families.pendulum_policy import pendulum_policy
+from tasks.families.physics_informed import physics_informed
+from tasks.families.quadratic import quadratic
+from tasks.families.skip_gram import skip_gram
+from tasks.families.sparse_regression import sparse_regression
+from tasks.families.tabular_mlp import tabular_mlp
+from tasks.families.teacher_mlp import teacher_mlp
+from tasks.families.transformer_lm import transformer_lm
+from tasks.families.variational_regression import variational_regression
 from tasks.named import NAMED, expand
-from tasks.normalizing_flow import normalizing_flow
-from tasks.optimizer_in_loop import optimizer_in_loop
-from tasks.pendulum_policy import pendulum_policy
-from tasks.physics_informed import physics_informed
-from tasks.quadratic import quadratic
-from tasks.skip_gram import skip_gram
-from tasks.sparse_regression import sparse_regression
-from tasks.tabular_mlp import tabular_mlp
-from tasks.teacher_mlp import teacher_mlp
-from tasks.transformer_lm import transformer_lm
-from tasks.variational_regression import variational_regression
 
 TASKS: dict[str, Callable[..., TaskFamily]] = {
     "char_rnn": char_rnn,

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from tasks.base import Task, TaskFamily
-from tasks.batches import BATCH_FRACTION, LABEL_NOISE
+from tasks.data.batches import BATCH_FRACTION, LABEL_NOISE
+from tasks.families.networks import Positive, PositiveInt, Range, check_range, sample_range
 from tasks.gradients import delayed_gradient, gradient_noise, gradient_subsampling, normalised_gradient
 from tasks.mu import mu_parameterised
-from tasks.networks import Positive, PositiveInt, Range, check_range, sample_range
 
 
 def reparameterise(

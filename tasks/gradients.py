@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from tasks.base import Task, TaskFamily
-from tasks.networks import Positive, normal
+from tasks.families.networks import Positive, normal
 
 
 def _change_gradient(family: TaskFamily, change: Callable[[Any, jax.Array], Any]) -> TaskFamily:

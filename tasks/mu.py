@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from tasks.base import Task, TaskFamily
-from tasks.networks import Positive, normal
+from tasks.families.networks import Positive, normal
 
 TRUNCATED = 0.87962566  # standard deviation of a unit normal cut at 2
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import learned_opt
-from meta_train import cli
-from meta_train.system import UnrolledSystem
+from meta_train.cli import main as cli
+from meta_train.core.system import UnrolledSystem
 from tasks import check_family
 
 ROOT = Path(__file__).parents[1]

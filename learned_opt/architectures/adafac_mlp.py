@@ -8,10 +8,17 @@ import haiku as hk
 import jax.numpy as jnp
 from annotated_types import Ge, Gt, Interval
 
+from learned_opt.architectures.features import LARGE, Decays, StateDtype, init_state, observe, time_embedding
+from learned_opt.architectures.network import (
+    dense,
+    direction,
+    dummy_tensor,
+    fan_in,
+    per_parameter_mlp,
+    tree_like,
+)
+from learned_opt.architectures.transformation import transformation
 from learned_opt.base import LearnedOptimizer
-from learned_opt.features import LARGE, Decays, StateDtype, init_state, observe, time_embedding
-from learned_opt.network import dense, direction, dummy_tensor, fan_in, per_parameter_mlp, tree_like
-from learned_opt.transformation import transformation
 
 Decay = Annotated[float, Interval(ge=0, lt=1)]
 
@@ -37,7 +44,7 @@ def network(tensors, shared, *, sizes: Sequence[int], fused_from: int = LARGE, k
     layers = [dense(inputs[i], size, str(i)) for i, size in enumerate(sizes)]
     if kernel == "xla":
         return per_parameter_mlp(FEATURES, tensors, layers, shared, fused_from=fused_from)
-    from learned_opt import pallas_rows  # its import takes a while
+    from learned_opt.architectures import pallas_rows  # its import takes a while
 
     return per_parameter_mlp(
         FEATURES, tensors, layers, shared, fused_from=fused_from, fused=pallas_rows.fused_mlp

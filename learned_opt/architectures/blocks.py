@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from learned_opt.features import Decays, Tensor, fraction_embedding, rsqrt_rms, time_embedding
+from learned_opt.architectures.features import Decays, Tensor, fraction_embedding, rsqrt_rms, time_embedding
 
 # Directions of hand-designed optimizers, for nominal terms: f32[*P] of one tensor.
 NOMINAL = {

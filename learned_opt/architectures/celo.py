@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from annotated_types import Ge, Gt
 
+from learned_opt.architectures.features import LARGE, StateDtype
+from learned_opt.architectures.hyper import hypernetwork_optimizer
 from learned_opt.base import LearnedOptimizer
-from learned_opt.features import LARGE, StateDtype
-from learned_opt.hyper import hypernetwork_optimizer
 
 
 def celo(

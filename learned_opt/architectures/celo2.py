@@ -8,11 +8,20 @@ import jax
 import jax.numpy as jnp
 from annotated_types import Ge, Gt
 
+from learned_opt.architectures.blocks import adam_direction, clip_gradients, newton_schulz
+from learned_opt.architectures.features import (
+    LARGE,
+    Decays,
+    Norm,
+    StateDtype,
+    Tensor,
+    init_state,
+    normalise,
+    observe,
+)
+from learned_opt.architectures.network import HYPER_FEATURES, dummy_tensor, hyper_mlp, tree_like
+from learned_opt.architectures.transformation import transformation
 from learned_opt.base import LearnedOptimizer
-from learned_opt.blocks import adam_direction, clip_gradients, newton_schulz
-from learned_opt.features import LARGE, Decays, Norm, StateDtype, Tensor, init_state, normalise, observe
-from learned_opt.network import HYPER_FEATURES, dummy_tensor, hyper_mlp, tree_like
-from learned_opt.transformation import transformation
 
 DECAYS = Decays(momentum=(0.9, 0.99, 0.999), rms=(0.95,), factored=(0.9, 0.99, 0.999))
 NORM = Norm(eps=1e-9, last=2)

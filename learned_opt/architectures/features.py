@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.lax import rsqrt
 
-from learned_opt.rounding import stochastic_bfloat16
+from learned_opt.architectures.rounding import stochastic_bfloat16
 
 TIMESCALES = (1, 3, 10, 30, 100, 300, 1e3, 3e3, 1e4, 3e4, 1e5)  # in steps
 FRACTIONS = (0.03, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0, 1.1)  # of the inner training

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import optax
 from annotated_types import Gt, Interval
 
+from learned_opt.architectures.transformation import transformation
 from learned_opt.base import LearnedOptimizer
-from learned_opt.transformation import transformation
 
 Rate = Annotated[float, Gt(0)]
 Decay = Annotated[float, Interval(ge=0, lt=1)]

@@ -12,8 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.lax import rsqrt
 
-from learned_opt.base import LearnedOptimizer
-from learned_opt.features import (
+from learned_opt.architectures.features import (
     LARGE,
     Decays,
     State,
@@ -24,8 +23,8 @@ from learned_opt.features import (
     observe,
     widened,
 )
-from learned_opt.network import direction, dummy_tensor, hyper_mlp, tree_like
-from learned_opt.recurrent import (
+from learned_opt.architectures.network import direction, dummy_tensor, hyper_mlp, tree_like
+from learned_opt.architectures.recurrent import (
     LossBuffer,
     for_tensors,
     init_loss_buffer,
@@ -33,7 +32,8 @@ from learned_opt.recurrent import (
     log_magnitude,
     push_loss,
 )
-from learned_opt.transformation import transformation
+from learned_opt.architectures.transformation import transformation
+from learned_opt.base import LearnedOptimizer
 
 DECAYS = Decays(momentum=(0.9, 0.99, 0.999), rms=(0.999,), factored=(0.9, 0.99, 0.999))
 

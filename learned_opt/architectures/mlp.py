@@ -7,10 +7,10 @@ import haiku as hk
 import jax.numpy as jnp
 from annotated_types import Ge, Gt
 
+from learned_opt.architectures.features import LARGE, Decays, StateDtype, init_state, observe, time_embedding
+from learned_opt.architectures.network import HaikuMLP, direction, dummy_tensor, tree_like
+from learned_opt.architectures.transformation import transformation
 from learned_opt.base import LearnedOptimizer
-from learned_opt.features import LARGE, Decays, StateDtype, init_state, observe, time_embedding
-from learned_opt.network import HaikuMLP, direction, dummy_tensor, tree_like
-from learned_opt.transformation import transformation
 
 FEATURES = ("grad", "param", "momentum")
 DECAYS = Decays(momentum=(0.1, 0.5, 0.9, 0.99, 0.999, 0.9999))

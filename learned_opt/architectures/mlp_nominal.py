@@ -7,12 +7,20 @@ import haiku as hk
 import jax.numpy as jnp
 from annotated_types import Ge, Gt, Interval
 
-from learned_opt.adafac_mlp import check_decays, init_decay_offsets, learned_decays, network
+from learned_opt.architectures.adafac_mlp import check_decays, init_decay_offsets, learned_decays, network
+from learned_opt.architectures.blocks import NOMINAL
+from learned_opt.architectures.features import (
+    LARGE,
+    Decays,
+    StateDtype,
+    init_state,
+    observe,
+    rsqrt_rms,
+    time_embedding,
+)
+from learned_opt.architectures.network import dummy_tensor, tree_like
+from learned_opt.architectures.transformation import transformation
 from learned_opt.base import LearnedOptimizer
-from learned_opt.blocks import NOMINAL
-from learned_opt.features import LARGE, Decays, StateDtype, init_state, observe, rsqrt_rms, time_embedding
-from learned_opt.network import dummy_tensor, tree_like
-from learned_opt.transformation import transformation
 
 Decay = Annotated[float, Interval(ge=0, lt=1)]
 Mult = Annotated[float, Ge(0)]

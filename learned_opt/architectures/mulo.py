@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 from annotated_types import Ge, Gt
 
-from learned_opt.adafac_mlp import init_decay_offsets, learned_decays, network
+from learned_opt.architectures.adafac_mlp import init_decay_offsets, learned_decays, network
+from learned_opt.architectures.blocks import clip_gradients, mu_multipliers
+from learned_opt.architectures.features import LARGE, Decays, StateDtype, init_state, observe, time_embedding
+from learned_opt.architectures.network import direction, dummy_tensor, tree_like
+from learned_opt.architectures.transformation import transformation
 from learned_opt.base import LearnedOptimizer
-from learned_opt.blocks import clip_gradients, mu_multipliers
-from learned_opt.features import LARGE, Decays, StateDtype, init_state, observe, time_embedding
-from learned_opt.network import direction, dummy_tensor, tree_like
-from learned_opt.transformation import transformation
 
 DECAYS = Decays(momentum=(0.9, 0.99, 0.999), rms=(0.999,), factored=(0.9, 0.99, 0.999))
 

@@ -8,7 +8,7 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from learned_opt.features import (
+from learned_opt.architectures.features import (
     LARGE,
     OVER_ALL,
     Decays,
@@ -18,7 +18,7 @@ from learned_opt.features import (
     init_accumulators,
     make_tensor,
 )
-from learned_opt.rows import Layer, by_size, fused_mlp, normalised, weight_rows
+from learned_opt.architectures.rows import Layer, by_size, fused_mlp, normalised, weight_rows
 
 
 def per_parameter_mlp(

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from annotated_types import Ge, Gt, Interval
 
+from learned_opt.architectures.recurrent import for_tensors, init_lstm_state, log_magnitude, moments
+from learned_opt.architectures.transformation import transformation
 from learned_opt.base import LearnedOptimizer
-from learned_opt.recurrent import for_tensors, init_lstm_state, log_magnitude, moments
-from learned_opt.transformation import transformation
 
 Decay = Annotated[float, Interval(ge=0, lt=1)]
 

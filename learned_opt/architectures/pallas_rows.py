@@ -16,9 +16,9 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.lax import rsqrt
 
-from learned_opt import rows
-from learned_opt.features import FEATURES, Norm, Tensor, channels
-from learned_opt.rows import Layer, by_size, normalised, weight_rows
+from learned_opt.architectures import rows
+from learned_opt.architectures.features import FEATURES, Norm, Tensor, channels
+from learned_opt.architectures.rows import Layer, by_size, normalised, weight_rows
 
 TILE = (64, 128)  # of the matrix, for each program; powers of two
 

@@ -7,10 +7,9 @@ import haiku as hk
 import jax.numpy as jnp
 from annotated_types import Ge, Gt
 
-from learned_opt.adafac_mlp import FEATURES
-from learned_opt.base import LearnedOptimizer
-from learned_opt.blocks import STATISTICS, adam_direction, learned_schedule, tensor_statistics
-from learned_opt.features import (
+from learned_opt.architectures.adafac_mlp import FEATURES
+from learned_opt.architectures.blocks import STATISTICS, adam_direction, learned_schedule, tensor_statistics
+from learned_opt.architectures.features import (
     FRACTIONS,
     LARGE,
     TIMESCALES,
@@ -21,8 +20,16 @@ from learned_opt.features import (
     observe,
     time_embedding,
 )
-from learned_opt.network import dense, direction, dummy_tensor, fan_in, per_parameter_mlp, tree_like
-from learned_opt.transformation import transformation
+from learned_opt.architectures.network import (
+    dense,
+    direction,
+    dummy_tensor,
+    fan_in,
+    per_parameter_mlp,
+    tree_like,
+)
+from learned_opt.architectures.transformation import transformation
+from learned_opt.base import LearnedOptimizer
 
 DECAYS = Decays(momentum=(0.9, 0.99, 0.999), rms=(0.999,), factored=(0.9, 0.99, 0.999))
 

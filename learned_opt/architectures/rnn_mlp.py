@@ -8,11 +8,20 @@ import jax.numpy as jnp
 from annotated_types import Ge, Gt, Interval
 from jax.lax import rsqrt
 
+from learned_opt.architectures.features import (
+    LARGE,
+    TIMESCALES,
+    Decays,
+    State,
+    StateDtype,
+    Tensor,
+    init_state,
+    observe,
+)
+from learned_opt.architectures.network import HaikuMLP, direction, dummy_tensor, tree_like
+from learned_opt.architectures.recurrent import for_tensors, init_lstm_state, log_magnitude, moments, norm
+from learned_opt.architectures.transformation import transformation
 from learned_opt.base import LearnedOptimizer
-from learned_opt.features import LARGE, TIMESCALES, Decays, State, StateDtype, Tensor, init_state, observe
-from learned_opt.network import HaikuMLP, direction, dummy_tensor, tree_like
-from learned_opt.recurrent import for_tensors, init_lstm_state, log_magnitude, moments, norm
-from learned_opt.transformation import transformation
 
 FEATURES = ("grad", "param", "log_abs_param", "momentum", "rms", "adam", "rsqrt_rms")
 Decay = Annotated[float, Interval(ge=0, lt=1)]

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax.lax import rsqrt
 
-from learned_opt.features import FEATURES, Norm, Tensor, channels, normalise
+from learned_opt.architectures.features import FEATURES, Norm, Tensor, channels, normalise
 
 Layer = tuple[jax.Array, jax.Array]  # weights [inputs, outputs], bias [outputs]
 BLOCK = 2**16  # elements of a block: 16 features of it are in the order of a core's cache

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from learned_opt.explicit_mesh import on_mesh_of_params, sharded_by_compiler
+from learned_opt.architectures.explicit_mesh import on_mesh_of_params, sharded_by_compiler
 
 _SKIPPED = optax.MaskedNode()  # a pytree without leaves: stands for a leaf that is not optimized
 

@@ -4,9 +4,9 @@ from typing import Annotated
 
 from annotated_types import Ge, Gt
 
+from learned_opt.architectures.features import LARGE, StateDtype
+from learned_opt.architectures.hyper import hypernetwork_optimizer, tensor_statistics
 from learned_opt.base import LearnedOptimizer
-from learned_opt.features import LARGE, StateDtype
-from learned_opt.hyper import hypernetwork_optimizer, tensor_statistics
 
 
 def velo(

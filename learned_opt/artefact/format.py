@@ -16,16 +16,15 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import optax
 import safetensors.numpy
 
+from learned_opt.architectures import LEARNED_OPTIMIZERS
+from learned_opt.artefact.atomic import write_directory
+from learned_opt.artefact.card import model_card
 from learned_opt.base import LearnedOptimizer, Theta
-from learned_opt.card import model_card
-from learned_opt.directory import write_directory
 
 FORMAT = "learned-opt artefact"
 VERSION = 1
-PRETRAINED = "pretrained:"
 WEIGHTS, CONFIG, CARD = "theta.safetensors", "config.json", "README.md"
 # What the Hugging Face Hub leaves beside an artefact that was downloaded.
 LEFT_BY_HUB = {".gitattributes", ".cache", ".huggingface"}
@@ -116,12 +115,11 @@ def save(
     write_directory(directory, {WEIGHTS: weights, CONFIG: _encode(content), CARD: card})
 
 
-def read(directory: str | os.PathLike) -> Artefact:
-    """Reads an artefact, checking all of it.
+def read_directory(directory: str | os.PathLike) -> Artefact:
+    """Reads an artefact from a local directory, checking all of it.
 
     Args:
-      directory: what `save` wrote, or "hub:user/name[@revision]", on the Hugging Face Hub, or
-        "pretrained:NAME", one that comes with this package.
+      directory: what `save` wrote.
 
     Returns:
       The artefact; `lopt.build(theta, num_steps)` is the optimizer.
@@ -129,7 +127,7 @@ def read(directory: str | os.PathLike) -> Artefact:
     Raises:
       ArtefactError: a file is missing, damaged, foreign or of a newer format; theta does not fit.
     """
-    directory = _local(directory)
+    directory = Path(directory)
     content = _read_config(directory / CONFIG)
     weights = _read_bytes(directory / WEIGHTS)
     if _sha256(weights) != content["theta_sha256"]:
@@ -146,66 +144,8 @@ def read(directory: str | os.PathLike) -> Artefact:
     return Artefact(lopt, theta, content["architecture"], **{field: content[field] for field in fields})
 
 
-def load(
-    directory: str | os.PathLike, *, num_steps: int | None = None
-) -> optax.GradientTransformationExtraArgs:
-    """A trained optimizer as an optax transformation.
-
-    Args:
-      directory: an artefact, as `save` or `meta-train export` write it, or "hub:user/name[@revision]",
-        one on the Hugging Face Hub, which is downloaded or taken from its cache, or "pretrained:NAME",
-        one that comes with this package.
-      num_steps: the number of steps of the training to come; not needed by every architecture.
-
-    Returns:
-      The transformation, for `optax.chain`, `optax.masked`, jit, vmap, scan. Its `update` wants
-      `params`, and `value=loss` if the architecture looks at the loss.
-
-    Raises:
-      ArtefactError: see `read`.
-      ValueError: the architecture needs `num_steps` and it was not given, or is not positive.
-    """
-    artefact = read(directory)
-    if num_steps is None and "num_steps" in artefact.lopt.needs:
-        trained = "" if artefact.horizon is None else f" (it was trained for {_horizon(artefact.horizon)})"
-        raise ValueError(
-            f"{artefact.name} needs num_steps, the number of steps of the training to come{trained}: "
-            "call load(directory, num_steps=...)"
-        )
-    if num_steps is not None and num_steps < 1:
-        raise ValueError(f"num_steps must be >= 1, got {num_steps}")
-    return artefact.lopt.build(artefact.theta, num_steps)
-
-
-def _local(directory: str | os.PathLike) -> Path:
-    if isinstance(directory, str) and directory.startswith("hub:"):
-        from learned_opt import hub  # it imports this file
-
-        return hub.download(directory)
-    if isinstance(directory, str) and directory.startswith(PRETRAINED):
-        return _packaged(directory.removeprefix(PRETRAINED))
-    return Path(directory)
-
-
-def _packaged(name: str) -> Path:
-    """The directory of an optimizer that comes with this package, inside the installed package."""
-    home = Path(__file__).parent / "pretrained"
-    there = sorted(path.parent.name for path in home.glob(f"*/{CONFIG}"))
-    if name not in there:
-        raise ArtefactError(
-            f"{PRETRAINED}{name} is not among the packaged optimizers: {', '.join(there) or 'there are none'}"
-        )
-    return home / name
-
-
-def _horizon(horizon: int | list[int]) -> str:
-    return f"{horizon} steps" if isinstance(horizon, int) else f"{horizon[0]} to {horizon[-1]} steps"
-
-
 def architecture_named(name: str) -> Callable[..., LearnedOptimizer]:
     """The factory of an architecture; an unknown name is an ArtefactError."""
-    from learned_opt import LEARNED_OPTIMIZERS  # the package imports this file
-
     if name not in LEARNED_OPTIMIZERS:
         raise ArtefactError(f"unknown architecture {name!r}; known: {', '.join(LEARNED_OPTIMIZERS)}")
     return LEARNED_OPTIMIZERS[name]

@@ -7,8 +7,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from learned_opt.artefact import CARD, CONFIG, WEIGHTS, ArtefactError, read
-from learned_opt.card import PLACEHOLDER
+from learned_opt.artefact.card import PLACEHOLDER
+from learned_opt.artefact.format import CARD, CONFIG, WEIGHTS, ArtefactError, read_directory
 
 PREFIX = "hub:"
 _NAME = re.compile(r"hub:(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>\w[\w./-]*))?")
@@ -42,7 +42,7 @@ def push_to_hub(
     """
     name = f"{PREFIX}{repo_id}" + (f"@{revision}" if revision else "")
     _parse(name)
-    read(directory)
+    read_directory(directory)
     hub = _hub()
     with tempfile.TemporaryDirectory() as staged:
         for file in (CONFIG, WEIGHTS):

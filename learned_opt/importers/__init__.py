@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from learned_opt.artefact import save
+from learned_opt.artefact.format import save
 from learned_opt.importers import celo, learned_optimization, pylo
 from learned_opt.importers.flax_msgpack import decode
 from learned_opt.importers.foreign import Foreign, read_file

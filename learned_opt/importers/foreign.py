@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from learned_opt.artefact import architecture_named, fit_theta, make_optimizer
+from learned_opt.artefact.format import architecture_named, fit_theta, make_optimizer
 from learned_opt.importers.ranges import out_of_range
 from learned_opt.importers.settings import ImportProblem, SettingProblem
 

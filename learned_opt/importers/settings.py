@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from learned_opt.artefact import ArtefactError
+from learned_opt.artefact.format import ArtefactError
 
 
 class ImportProblem(ArtefactError):

@@ -22,9 +22,11 @@ from typing import Any
 
 import jax
 
-from meta_train import checkpoint_shards, exchange
-from meta_train.checkpoint_files import UNFINISHED, Damaged, Restored, move, numbered, read, reason_of, write
-from meta_train.checkpoint_format import CheckpointError, to_store
+from meta_train.checkpoint import shards as checkpoint_shards
+from meta_train.checkpoint.files import UNFINISHED, Damaged, Restored, move, numbered, read, reason_of, write
+from meta_train.checkpoint.format import to_store
+from meta_train.errors import CheckpointError
+from meta_train.parallel import exchange
 
 __all__ = ["CheckpointError", "Checkpoints", "Restored"]
 

@@ -16,16 +16,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from meta_train import exchange
-from meta_train.checkpoint_format import (
-    CheckpointError,
-    Leaf,
-    check_fit,
-    pack,
-    shardings,
-    stored_shape,
-    unpack,
-)
+from meta_train.checkpoint.format import Leaf, check_fit, pack, shardings, stored_shape, unpack
+from meta_train.errors import CheckpointError
+from meta_train.parallel import exchange
 
 # Of the manifest; to be raised when an older reader could not understand it.
 FORMAT = 1  # one process wrote everything

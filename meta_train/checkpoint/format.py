@@ -10,11 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 
+from meta_train.errors import CheckpointError
+
 _SCALARS = {bool: np.bool_, int: np.int64, float: np.float64}
-
-
-class CheckpointError(Exception):
-    """A checkpoint cannot be written, or there is none that can be restored. One line, for the user."""
 
 
 class Leaf(NamedTuple):

@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from meta_train import checkpoint_files as files
-from meta_train import exchange
-from meta_train.checkpoint_format import CheckpointError, Leaf, pack
+from meta_train.checkpoint import files
+from meta_train.checkpoint.format import Leaf, pack
+from meta_train.errors import CheckpointError
+from meta_train.parallel import exchange
 
 
 class Save(NamedTuple):

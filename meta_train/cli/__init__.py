@@ -1,1 +1,1 @@
-"""Commands of `meta-train` that have a file of their own: `add(commands)` declares one and its options."""
+"""The command line, `meta-train`: one command a file."""

@@ -10,8 +10,9 @@ import annotated_types
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from meta_train.problems import NO_VALUE, ConfigError, Problem, members, nearest, show
-from meta_train.registry import Factory, Registry, option_parameters
+from meta_train.config.registry import Factory, Registry, option_parameters
+from meta_train.config.validation import members
+from meta_train.errors import NO_VALUE, ConfigError, Problem, nearest, show
 
 
 class Option(NamedTuple):

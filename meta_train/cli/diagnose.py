@@ -28,8 +28,8 @@ def add(commands: Any) -> None:
 
 def diagnose_command(args: argparse.Namespace) -> int:
     """`meta-train diagnose`."""
-    from meta_train import config as config_lib
-    from meta_train.diagnose_report import diagnose_run
+    from meta_train.config import load as config_lib
+    from meta_train.diagnose.report import diagnose_run
 
     diagnose_run(
         config_lib.load(args.config, args.overrides),

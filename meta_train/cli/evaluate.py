@@ -50,7 +50,7 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def command(args: argparse.Namespace) -> int:
     """Runs the command."""
-    from meta_train.evaluation.run import evaluate_source
+    from meta_train.cli.evaluate_source import evaluate_source
 
     evaluate_source(
         args.source,

@@ -24,7 +24,7 @@ def add(commands: Any) -> None:
 
 def export_command(args: argparse.Namespace) -> int:
     """`meta-train export`."""
-    from meta_train.export import export_run
+    from meta_train.cli.artefact import export_run
 
     for line in export_run(args.run, args.out or args.run / "optimizer", last=args.last):
         print(line)

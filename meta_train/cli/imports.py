@@ -25,8 +25,8 @@ def add(commands: Any) -> None:
 def import_command(args: argparse.Namespace) -> int:
     """`meta-train import`."""
     from learned_opt import importers
-    from meta_train import config_file
-    from meta_train.problems import ConfigError, Problem
+    from meta_train.config import file as config_file
+    from meta_train.errors import ConfigError, Problem
 
     settings, problems = config_file.override({}, args.settings, lambda *_: None)
     if problems:

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from meta_train.commands.output import write_json
+from meta_train.cli.output import write_json
 
 KINDS = (
     "tasks",
@@ -11,7 +11,6 @@ KINDS = (
     "augmentations",
     "estimators",
     "optimizers",
-    "systems",
     "controllers",
     "trainers",
     "scales",
@@ -34,11 +33,10 @@ def add(commands: Any) -> None:
 
 def registries() -> dict[str, dict[str, Any]]:
     """The registries by the names that the command line gives them."""
-    from meta_train.config_checks import default_registries
-    from meta_train.population import CONTROLLERS
+    from meta_train.config.checks import default_registries
+    from meta_train.population.controllers import CONTROLLERS
     from meta_train.population.space import SCALES
     from meta_train.population.trainers import TRAINERS
-    from meta_train.systems import SYSTEMS
 
     found = default_registries()
     return {
@@ -46,7 +44,6 @@ def registries() -> dict[str, dict[str, Any]]:
         "augmentations": found.augmentations,
         "estimators": found.estimators,
         "optimizers": found.learned_optimizers,
-        "systems": SYSTEMS,
         "controllers": CONTROLLERS,
         "trainers": TRAINERS,
         "scales": SCALES,
@@ -55,8 +52,8 @@ def registries() -> dict[str, dict[str, Any]]:
 
 def list_command(args: argparse.Namespace) -> int:
     """`meta-train list`."""
-    from meta_train.describe import split_docstring
-    from meta_train.problems import show
+    from meta_train.cli.describe import split_docstring
+    from meta_train.errors import show
     from tasks import NAMED
 
     if args.kind == "named":  # tasks by one word: what a config may write instead of the options
@@ -72,9 +69,9 @@ def list_command(args: argparse.Namespace) -> int:
 
 def describe_command(args: argparse.Namespace) -> int:
     """`meta-train describe`."""
-    from meta_train.config import RunConfig
-    from meta_train.describe import describe, describe_model, render
-    from meta_train.problems import show
+    from meta_train.cli.describe import describe, describe_model, render
+    from meta_train.config.load import RunConfig
+    from meta_train.errors import show
     from tasks import NAMED
 
     if args.name == "config":

@@ -6,16 +6,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from meta_train.commands import (
-    diagnose,
-    evaluate,
-    export,
-    imports,
-    leaderboard,
-    listing,
-    population,
-    run,
-)
+from meta_train.cli import diagnose, evaluate, export, imports, leaderboard, listing, population, run
 
 EXIT_REFUSED, EXIT_FAILED, EXIT_INTERRUPTED = 2, 1, 130
 MOST_CPU_DEVICES = 16
@@ -50,10 +41,14 @@ def command(argv: list[str]) -> int:
 def _outcome(args: argparse.Namespace, argv: list[str]) -> int:
     """Runs one command; every error that a user can make becomes a line and an exit code."""
     from learned_opt import ArtefactError
-    from meta_train.checkpoint import CheckpointError
-    from meta_train.hooks import Interrupted, LostProcess, RunError
-    from meta_train.metrics import MetricsError
-    from meta_train.problems import ConfigError
+    from meta_train.errors import (
+        CheckpointError,
+        ConfigError,
+        Interrupted,
+        LostProcess,
+        MetricsError,
+        RunError,
+    )
 
     try:
         return args.command(args) or 0

@@ -7,7 +7,7 @@ from typing import Any
 
 def write_json(file: str | None, value: Any) -> None:
     """Writes a value as JSON; nowhere if there is no file (RunError if it cannot be written)."""
-    from meta_train.hooks import RunError
+    from meta_train.errors import RunError
 
     if file is None:
         return

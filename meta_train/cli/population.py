@@ -4,7 +4,7 @@ import argparse
 from contextlib import nullcontext
 from pathlib import Path
 
-from meta_train.commands import processes
+from meta_train.cli import processes
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -41,10 +41,11 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def population_command(args: argparse.Namespace) -> int:
     """`meta-train population`."""
-    from meta_train import hosts, train
-    from meta_train.display import progress_display
+    from meta_train.parallel import hosts
     from meta_train.population import config as config_lib
     from meta_train.population.run import run_population
+    from meta_train.run import train
+    from meta_train.run.display import progress_display
 
     def words(row: dict) -> dict[str, str]:
         return {"fitness": f"best {row['fitness/best']:.4f}  median {row['fitness/median']:.4f}"}
@@ -86,7 +87,7 @@ def export_schedule_command(args: argparse.Namespace) -> int:
 
 def replay_command(args: argparse.Namespace) -> int:
     """`meta-train replay`."""
-    from meta_train.hooks import RunError
+    from meta_train.errors import RunError
     from meta_train.population.replay import replay_run
 
     if args.num_seeds < 1:

@@ -23,7 +23,7 @@ def join(args: argparse.Namespace) -> None:
     Raises:
       ConfigError, RunError: as `hosts.join`.
     """
-    from meta_train import hosts
+    from meta_train.parallel import hosts
 
     if args.distributed or args.coordinator or args.num_processes or args.process_id is not None:
         hosts.join(args.coordinator, args.num_processes, args.process_id, args.heartbeat, args.distributed)

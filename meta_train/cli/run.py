@@ -5,8 +5,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from meta_train.commands import processes
-from meta_train.commands.output import write_json
+from meta_train.cli import processes
+from meta_train.cli.output import write_json
 
 
 def add(commands: Any) -> None:
@@ -29,9 +29,10 @@ def add(commands: Any) -> None:
 
 def run_command(args: argparse.Namespace) -> int:
     """`meta-train run`."""
-    from meta_train import config as config_lib
-    from meta_train import hosts, train
-    from meta_train.display import progress_display
+    from meta_train.config import load as config_lib
+    from meta_train.parallel import hosts
+    from meta_train.run import train
+    from meta_train.run.display import progress_display
 
     processes.join(args)
     config = config_lib.load(args.config, args.overrides)
@@ -65,10 +66,10 @@ def run_command(args: argparse.Namespace) -> int:
 
 def dry_run(config: Any, json_file: str | None) -> int:
     """Prints the resolved config and the forecast of the run's size; compiles nothing."""
-    from meta_train import config as config_lib
-    from meta_train.experiment import assemble
-    from meta_train.forecast import forecast
-    from meta_train.train import set_up_jax
+    from meta_train.config import load as config_lib
+    from meta_train.run.experiment import assemble
+    from meta_train.run.forecast import forecast
+    from meta_train.run.train import set_up_jax
 
     set_up_jax(config)
     sizes = forecast(assemble(config))

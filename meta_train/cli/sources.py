@@ -5,19 +5,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import learned_opt
-from learned_opt import LearnedOptimizer, artefact
-from meta_train.config_schema import RunConfig
+from learned_opt import LearnedOptimizer
+from learned_opt.artefact.format import WEIGHTS
+from meta_train.config.schema import RunConfig
+from meta_train.errors import ConfigError, Problem, RunError, nearest
 from meta_train.evaluation.optimizers import Contestant, hand_designed, learned
+from meta_train.evaluation.protocol import ADAMS, Settings
 from meta_train.evaluation.results import HeldOut
-from meta_train.evaluation.settings import ADAMS, Settings
-from meta_train.experiment import held_out_families
-from meta_train.hooks import RunError
 from meta_train.population.best import load_best
 from meta_train.population.run import holds_population
 from meta_train.population.run import load_config as load_population
-from meta_train.problems import ConfigError, Problem, nearest
-from meta_train.run_directory import CONFIG, load_config, load_trained
-from meta_train.train import set_up_jax
+from meta_train.run.directory import CONFIG, load_config, load_trained
+from meta_train.run.experiment import held_out_families
+from meta_train.run.train import set_up_jax
 from tasks import make
 from tasks.rings import RINGS, VERSION
 
@@ -63,7 +63,7 @@ def open_source(text: str, warn: Callable[[str], None] = print) -> Source:
     if text.startswith((PRETRAINED, HUB)):
         return _of_artefact(text, text.partition(":")[2].replace("/", "_"))
     directory = Path(text)
-    if (directory / artefact.WEIGHTS).is_file():
+    if (directory / WEIGHTS).is_file():
         # "runs/a/optimizer" and "runs/b/optimizer" are told apart.
         return _of_artefact(text, "_".join(part for part in directory.parts[-2:] if part.strip("/.")))
     if holds_population(directory):
@@ -71,7 +71,7 @@ def open_source(text: str, warn: Callable[[str], None] = print) -> Source:
     if (directory / CONFIG).is_file():
         return _of_run(directory, warn)
     raise RunError(
-        f"{text} is not the directory of a run ({CONFIG}), nor of an artefact ({artefact.WEIGHTS}), nor "
+        f"{text} is not the directory of a run ({CONFIG}), nor of an artefact ({WEIGHTS}), nor "
         f"{OPTAX}NAME or {PRETRAINED}NAME"
     )
 

@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
-from meta_train import registry
-from meta_train.config_schema import RunConfig
-from meta_train.problems import ConfigError, Problem, from_validation, join, nearest
-from meta_train.registry import Registry, as_json, option_parameters
+from meta_train.config import registry
+from meta_train.config.registry import Registry, as_json, option_parameters
+from meta_train.config.schema import RunConfig
+from meta_train.config.validation import from_validation
+from meta_train.errors import ConfigError, Problem, join, nearest
 
 Right = Callable[..., Any]  # (*path) -> the value there; None where it is absent or wrong
 
@@ -115,7 +116,7 @@ def _indices(value: Any) -> range:
 
 def keys_of(registries: Registries, path: tuple[Any, ...], name: Any) -> list[str] | None:
     """The keys that the component `name` at `path` may have; None where it is none, or unknown."""
-    from meta_train import outer_optimizer
+    from meta_train.config import outer_optimizer
 
     path = tuple(int(part) if str(part).isdecimal() else part for part in path)
     entries = [{}] * (1 + max((part for part in path if isinstance(part, int)), default=0))
@@ -201,7 +202,7 @@ def _split(raw, slot: Slot) -> tuple[Any, Any, dict[str, Any]]:
 
 
 def _fill(filled, slot: Slot) -> list[Problem]:
-    from meta_train import outer_optimizer
+    from meta_train.config import outer_optimizer
 
     node, spec, ours = _split(filled, slot)
     where = join(*slot.path)
@@ -224,7 +225,7 @@ def _or_named(problem: Problem, registries: Registries) -> Problem:
 
 
 def _construct(filled, slot: Slot, right: Right) -> list[Problem]:
-    from meta_train import outer_optimizer
+    from meta_train.config import outer_optimizer
 
     args = slot.args(right)
     if args is None:
@@ -244,7 +245,7 @@ def _outer_steps(right: Right) -> tuple | None:
 
 def _paper_system(right: Right) -> tuple | None:
     """A system of the config's lengths that refuses to run: an estimator is constructed, not used."""
-    from meta_train.system import UnrolledSystem
+    from meta_train.core.system import UnrolledSystem
 
     def refuse(*_):
         raise RuntimeError("an estimator's factory must not run the system")

@@ -12,8 +12,8 @@ from typing import Any
 
 import yaml
 
-from meta_train.problems import NO_VALUE, ConfigError, Problem, join, show
-from meta_train.registry import as_json
+from meta_train.config.registry import as_json
+from meta_train.errors import NO_VALUE, ConfigError, Problem, join, show
 
 COMMAND_LINE = "command line"
 Keep = Callable[[tuple[Any, ...], Any], Iterable[str] | None]

@@ -9,11 +9,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from meta_train import config_checks, config_file
-from meta_train.config_checks import Registries, default_registries
-from meta_train.config_schema import RunConfig
-from meta_train.problems import ConfigError, Problem
-from meta_train.registry import as_json
+from meta_train.config import checks as config_checks
+from meta_train.config import file as config_file
+from meta_train.config.checks import Registries, default_registries
+from meta_train.config.registry import as_json
+from meta_train.config.schema import RunConfig
+from meta_train.errors import ConfigError, Problem
 
 __all__ = ["ConfigError", "RunConfig", "digest", "load", "parse", "resolved", "to_yaml"]
 

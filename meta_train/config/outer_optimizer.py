@@ -15,9 +15,9 @@ import optax.contrib
 from annotated_types import Ge, Gt, Interval, MinLen
 from pydantic import TypeAdapter, ValidationError
 
-from meta_train import registry
-from meta_train.problems import ConfigError, Problem, join
-from meta_train.registry import Registry, Spec
+from meta_train.config import registry
+from meta_train.config.registry import Registry, Spec
+from meta_train.errors import ConfigError, Problem, join
 
 # optax has more functions with a learning rate than optimizers that need nothing but a gradient.
 NOT_OFFERED = {

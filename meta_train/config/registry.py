@@ -13,7 +13,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
-from meta_train.problems import ConfigError, Problem, from_validation, from_value_error, join, nearest
+from meta_train.config.validation import from_validation, from_value_error
+from meta_train.errors import ConfigError, Problem, join, nearest
 
 Factory = Callable[..., Any]
 Registry = dict[str, Factory]

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Interval, MinLen
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from meta_train.registry import STRICT, Spec
+from meta_train.config.registry import STRICT, Spec
 
 Count = Annotated[int, Ge(1)]
 
@@ -35,7 +35,7 @@ class Component(Section):
 
 
 class StreamOptions(Section):
-    """A buffer on the device for data that do not fit there; see `meta_train.stream`."""
+    """A buffer on the device for data that do not fit there; see `meta_train.core.stream`."""
 
     rows: Count
     """Rows of each data set on the device, of "train" and of "valid"."""

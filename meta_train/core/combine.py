@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from meta_train import perturb
-from meta_train.estimators.base import Estimate, GradientEstimator
+from meta_train.core import perturb
+from meta_train.core.estimator import Estimate, GradientEstimator
 
 AXIS = "particles"
 

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from meta_train import perturb
-from meta_train.system import Rollout, UnrolledSystem
+from meta_train.core import perturb
+from meta_train.core.system import Rollout, UnrolledSystem
 
 Theta = Any
 EState = Any

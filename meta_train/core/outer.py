@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from meta_train import perturb
-from meta_train.estimators.base import GradientEstimator, summarise
+from meta_train.core import perturb
+from meta_train.core.estimator import GradientEstimator, summarise
 
 
 class OuterState(NamedTuple):

@@ -16,10 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from meta_train import perturb
-from meta_train.combine import AverageState, weigh
-from meta_train.estimators.base import Estimate, GradientEstimator, summarise
-from meta_train.outer import OuterState, OuterStep, only, update_theta
+from meta_train.core import perturb
+from meta_train.core.combine import AverageState, weigh
+from meta_train.core.estimator import Estimate, GradientEstimator, summarise
+from meta_train.core.outer import OuterState, OuterStep, only, update_theta
 
 DECAY = 0.99  # of the running sizes of the families' gradients, as in `combine.average`
 

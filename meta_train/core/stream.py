@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from meta_train.hooks import RunError
+from meta_train.errors import RunError
 
 Arrays = dict[str, Any]
 
@@ -50,7 +50,7 @@ def stream(
 
     Args:
       label: of the family.
-      host: its training split, as `tasks.datasets.stack` makes it, on the host.
+      host: its training split, as `tasks.data.datasets.stack` makes it, on the host.
       buffer_rows: B; more than there are rows is allowed, and then everything fits.
       chunk: C; None for an eighth of B.
       every: outer steps between refreshes.

@@ -7,16 +7,25 @@ from typing import Any, NamedTuple
 
 import jax
 
-from meta_train import combine, perturb
-from meta_train.config import RunConfig
+from meta_train.config.load import RunConfig
+from meta_train.config.registry import Spec, build, option_parameters
+from meta_train.core import combine, perturb
+from meta_train.core.system import UnrolledSystem
+from meta_train.diagnose.gradient_statistics import (
+    GROUPS,
+    Row,
+    Sample,
+    compare,
+    cosine_of,
+    measure,
+    norm_of,
+    z_score,
+)
+from meta_train.errors import ConfigError, Problem
 from meta_train.estimators import ESTIMATORS, GradientEstimator, nres
 from meta_train.estimators.noise import Noise
-from meta_train.experiment import Experiment, inner_system
-from meta_train.forecast import tree_bytes
-from meta_train.gradient_statistics import GROUPS, Row, Sample, compare, cosine_of, measure, norm_of, z_score
-from meta_train.problems import ConfigError, Problem
-from meta_train.registry import Spec, build, option_parameters
-from meta_train.system import UnrolledSystem
+from meta_train.run.experiment import Experiment, inner_system
+from meta_train.run.forecast import tree_bytes
 
 REFERENCE = 4  # times as many chains for the reference
 USUAL_ESTIMATORS = ("truncated_es", "pes", "nres", "tbptt")

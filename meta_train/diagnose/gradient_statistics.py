@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from meta_train import perturb
-from meta_train.estimators.base import GradientEstimator
+from meta_train.core import perturb
+from meta_train.core.estimator import GradientEstimator
 
 GROUPS = 64  # chains of one call, and groups of chains whose means carry all statistics
 ROUNDING = 1e-5  # differences below this, relative to the gradient, are float32's

@@ -11,13 +11,13 @@ from typing import IO, Any
 
 import jax
 
-from meta_train.config import RunConfig
-from meta_train.diagnose import REFERENCE, TOLD, Diagnosis, Progress, diagnose, label, plan
-from meta_train.experiment import assemble
-from meta_train.gradient_statistics import Row
-from meta_train.hooks import RunError
-from meta_train.run_directory import load_trained
-from meta_train.train import set_up_jax
+from meta_train.config.load import RunConfig
+from meta_train.diagnose.diagnose import REFERENCE, TOLD, Diagnosis, Progress, diagnose, label, plan
+from meta_train.diagnose.gradient_statistics import Row
+from meta_train.errors import RunError
+from meta_train.run.directory import load_trained
+from meta_train.run.experiment import assemble
+from meta_train.run.train import set_up_jax
 
 FORMAT, VERSION = "meta-train/diagnosis", 1
 ALIGNED = 0.9  # the least cosine with the reference of what is recommended

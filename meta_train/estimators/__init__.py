@@ -1,7 +1,7 @@
 """Outer-gradient estimators: one a file, all in the literal dict `ESTIMATORS`."""
 
+from meta_train.core.estimator import Estimate, GradientEstimator, OneParticle, from_particle, summarise
 from meta_train.estimators.artbp import artbp
-from meta_train.estimators.base import Estimate, GradientEstimator, OneParticle, from_particle, summarise
 from meta_train.estimators.bptt import bptt
 from meta_train.estimators.dodge import dodge
 from meta_train.estimators.full_es import full_es

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from annotated_types import Ge, Gt
 
-from meta_train.estimators.base import GradientEstimator, check_differentiable, whole_length
+from meta_train.core.estimator import GradientEstimator, check_differentiable, whole_length
+from meta_train.core.system import UnrolledSystem
 from meta_train.estimators.tbptt import tbptt
-from meta_train.system import UnrolledSystem
 
 
 class CutState(NamedTuple):

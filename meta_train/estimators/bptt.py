@@ -4,9 +4,9 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge
 
-from meta_train.estimators.base import GradientEstimator, check_differentiable, whole_length
+from meta_train.core.estimator import GradientEstimator, check_differentiable, whole_length
+from meta_train.core.system import UnrolledSystem
 from meta_train.estimators.tbptt import tbptt
-from meta_train.system import UnrolledSystem
 
 
 def bptt(

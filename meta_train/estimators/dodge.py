@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 from annotated_types import Ge
 
-from meta_train import perturb
-from meta_train.estimators.base import GradientEstimator, OneParticle, check_differentiable, from_particle
+from meta_train.core import perturb
+from meta_train.core.estimator import GradientEstimator, OneParticle, check_differentiable, from_particle
+from meta_train.core.system import Rollout, UnrolledSystem, check_truncation, finished
 from meta_train.estimators.forward import floats_of, start_function, window_function
-from meta_train.system import Rollout, UnrolledSystem, check_truncation, finished
 
 
 class DodgeState(NamedTuple):

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from meta_train.system import Rollout, UnrolledSystem, restart_if, start, unroll
+from meta_train.core.system import Rollout, UnrolledSystem, restart_if, start, unroll
 
 
 def floats_of(state: Any) -> list[jax.Array]:

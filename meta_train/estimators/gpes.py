@@ -6,8 +6,17 @@ import jax
 import jax.numpy as jnp
 from annotated_types import Ge, Gt
 
-from meta_train import perturb
-from meta_train.estimators.base import GradientEstimator, OneParticle, from_particle
+from meta_train.core import perturb
+from meta_train.core.estimator import GradientEstimator, OneParticle, from_particle
+from meta_train.core.system import (
+    Rollout,
+    UnrolledSystem,
+    check_truncation,
+    finished,
+    restart_if,
+    start,
+    unroll,
+)
 from meta_train.estimators.noise import (
     PLAIN,
     Noise,
@@ -18,7 +27,6 @@ from meta_train.estimators.noise import (
     particle_keys,
     sigma_now,
 )
-from meta_train.system import Rollout, UnrolledSystem, check_truncation, finished, restart_if, start, unroll
 
 
 class GPESState(NamedTuple):

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from annotated_types import Ge, Gt
 
-from meta_train import perturb
-from meta_train.estimators.base import Particles
+from meta_train.core import perturb
+from meta_train.core.estimator import Particles
 
 # Keys of whole cohorts and of all particles; a particle's own are `fold_in(key, index)`, index < N.
 COHORT, ALL = 2**32 - 1, 2**32 - 2

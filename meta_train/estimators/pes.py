@@ -4,10 +4,10 @@ from typing import Annotated
 
 from annotated_types import Ge, Gt
 
-from meta_train.estimators.base import GradientEstimator
+from meta_train.core.estimator import GradientEstimator
+from meta_train.core.system import UnrolledSystem
 from meta_train.estimators.gpes import gpes
 from meta_train.estimators.noise import PLAIN, Noise
-from meta_train.system import UnrolledSystem
 
 
 def pes(

@@ -6,9 +6,17 @@ import jax
 import jax.numpy as jnp
 from annotated_types import Ge, Gt
 
-from meta_train import perturb
-from meta_train.estimators.base import GradientEstimator, OneParticle, check_differentiable, from_particle
-from meta_train.system import Rollout, UnrolledSystem, check_truncation, finished, restart_if, start, unroll
+from meta_train.core import perturb
+from meta_train.core.estimator import GradientEstimator, OneParticle, check_differentiable, from_particle
+from meta_train.core.system import (
+    Rollout,
+    UnrolledSystem,
+    check_truncation,
+    finished,
+    restart_if,
+    start,
+    unroll,
+)
 
 
 class PESReparamState(NamedTuple):

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 from annotated_types import Ge, Gt
 from jax.flatten_util import ravel_pytree
 
-from meta_train import perturb
-from meta_train.estimators.base import GradientEstimator, check_differentiable, from_particle, pathwise
+from meta_train.core import perturb
+from meta_train.core.estimator import GradientEstimator, check_differentiable, from_particle, pathwise
+from meta_train.core.system import Rollout, UnrolledSystem, check_truncation, finished
 from meta_train.estimators.forward import floats_of, start_function, window_function
-from meta_train.system import Rollout, UnrolledSystem, check_truncation, finished
 
 
 class RTRLState(NamedTuple):

@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 import jax
 from annotated_types import Ge
 
-from meta_train.estimators.base import GradientEstimator, check_differentiable, from_particle, pathwise
-from meta_train.system import UnrolledSystem, check_truncation, finished, restart_if, start, unroll
+from meta_train.core.estimator import GradientEstimator, check_differentiable, from_particle, pathwise
+from meta_train.core.system import UnrolledSystem, check_truncation, finished, restart_if, start, unroll
 
 
 def tbptt(

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 from annotated_types import Ge
 
-from meta_train import perturb
-from meta_train.estimators.base import GradientEstimator, check_differentiable, from_particle, pathwise
+from meta_train.core import perturb
+from meta_train.core.estimator import GradientEstimator, check_differentiable, from_particle, pathwise
+from meta_train.core.system import Rollout, UnrolledSystem, check_truncation, finished, start
 from meta_train.estimators.forward import floats_of, window_function
-from meta_train.system import Rollout, UnrolledSystem, check_truncation, finished, start
 
 TINY = 1e-7  # keeps the ratio of two norms finite
 

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import optax
 
-from meta_train import optax_baselines
+from meta_train.evaluation import baselines as optax_baselines
 from meta_train.evaluation import curves
 from tasks.base import TaskFamily
 

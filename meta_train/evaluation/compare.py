@@ -15,8 +15,8 @@ import numpy as np
 from meta_train.evaluation.curves import final_loss, smooth
 from meta_train.evaluation.measure import Grid
 from meta_train.evaluation.optimizers import Contestant
+from meta_train.evaluation.protocol import ADAM, Settings
 from meta_train.evaluation.scores import Draws, loss_ratio, mean_over_seeds, step_speed_up
-from meta_train.evaluation.settings import ADAM, Settings
 
 PER_TASK, SINGLE, BUDGET = "per_task_tuned", "single_setting", "equal_budget"
 COMPARISONS = PER_TASK, SINGLE, BUDGET

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from meta_train.errors import RunError
 from meta_train.evaluation.compare import LOSS, PER_TASK, SPEED_UP, VALID, WALL_CLOCK
 from meta_train.evaluation.results import ALL, LEARNED, Evaluation
-from meta_train.hooks import RunError
 
 FORMAT, VERSION = "meta-train/evaluation", 2
 TITLES = {

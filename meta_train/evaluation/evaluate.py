@@ -13,9 +13,9 @@ from meta_train.evaluation import timing
 from meta_train.evaluation.compare import BEST, BUDGET, COMPARISONS, PER_TASK, SINGLE, Comparison
 from meta_train.evaluation.measure import Measured, Progress, measure
 from meta_train.evaluation.optimizers import Contestant, rivals
+from meta_train.evaluation.protocol import ADAM, Settings
 from meta_train.evaluation.results import ALL, LEARNED, Cell, Evaluation, HeldOut, Outcome
 from meta_train.evaluation.scores import Draws, Score
-from meta_train.evaluation.settings import ADAM, Settings
 
 
 def evaluate(

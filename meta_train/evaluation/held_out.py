@@ -6,11 +6,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from meta_train.evaluation.baselines import BASELINES
+from meta_train.evaluation.baselines import build as build_baseline
+from meta_train.evaluation.baselines import theta as baseline_theta
 from meta_train.evaluation.curves import Build, curves, final_loss, seed_keys, trainer
 from meta_train.evaluation.scores import RATIO_RANGE, loss_ratio
-from meta_train.optax_baselines import BASELINES
-from meta_train.optax_baselines import build as build_baseline
-from meta_train.optax_baselines import theta as baseline_theta
 from tasks.base import TaskFamily
 
 

@@ -8,15 +8,15 @@ from typing import IO, Any
 
 import numpy as np
 
+from meta_train.errors import RunError
 from meta_train.evaluation import document as document_lib
 from meta_train.evaluation.compare import BEST, LOSS, SPEED_UP, VALID, WALL_CLOCK
 from meta_train.evaluation.document import TITLES
 from meta_train.evaluation.page import PROTOCOL, grid, image, items, page
+from meta_train.evaluation.protocol import ADAM
 from meta_train.evaluation.report import print_grid
 from meta_train.evaluation.results import ALL, LEARNED
-from meta_train.evaluation.settings import ADAM
 from meta_train.evaluation.tables import PER_TASK, Grid, interval, mean, number
-from meta_train.hooks import RunError
 
 FORMAT, VERSION = "meta-train/leaderboard", 1
 ALIKE = (

@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from meta_train.errors import RunError
 from meta_train.evaluation import cache as cache_lib
 from meta_train.evaluation.curves import curves, seed_keys, trainer
 from meta_train.evaluation.optimizers import Contestant
-from meta_train.evaluation.settings import ADAM, Settings
-from meta_train.hooks import RunError
+from meta_train.evaluation.protocol import ADAM, Settings
 from tasks.base import TaskFamily
 
 Progress = Callable[[int, int, str], None]

@@ -9,9 +9,9 @@ import numpy as np
 import optax
 
 from learned_opt import LearnedOptimizer
-from meta_train import optax_baselines
+from meta_train.evaluation import baselines as optax_baselines
 from meta_train.evaluation.curves import Build, EvalParams
-from meta_train.evaluation.settings import parse_rival
+from meta_train.evaluation.protocol import parse_rival
 
 TOLD = 0.5, 2.0  # wrong horizons: what a learned optimizer is told, over the length of the training
 

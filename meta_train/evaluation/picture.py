@@ -8,8 +8,8 @@ import numpy as np
 
 from meta_train.evaluation.curves import smooth
 from meta_train.evaluation.document import TITLES
+from meta_train.evaluation.protocol import ADAM
 from meta_train.evaluation.results import LEARNED, Cell, Evaluation
-from meta_train.evaluation.settings import ADAM
 
 WIDTH, DPI = 13.34, 120  # inches; 1600 pixels
 # Okabe and Ito's colours, told apart without colour vision; the line styles differ as well.

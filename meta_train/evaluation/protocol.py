@@ -5,7 +5,7 @@ from typing import Annotated
 
 from annotated_types import Ge, Interval, MinLen
 
-from meta_train.optax_baselines import BASELINES, SCHEDULES
+from meta_train.evaluation.baselines import BASELINES, SCHEDULES
 
 ADAM = "adam"  # constant rate: what step speed-ups are measured against
 ADAMS = (ADAM, "adam_cosine")
@@ -23,7 +23,7 @@ class Settings:
         initialisation and a sequence of minibatches, the same for all optimizers.
       num_tuning_seeds: other seeds, which every setting is chosen on.
       rivals: optimizers of optax to compare with: NAME (constant learning rate) or NAME_SCHEDULE, each tuned
-        over its own grid of learning rates (`meta_train.optax_baselines`). "adam" is always among them.
+        over its own grid of learning rates (`meta_train.evaluation.baselines`). "adam" is always among them.
       trials: factors on the learned optimizer's step that the comparison at equal tuning budget chooses from,
         powers of two with 1 among them. 1 leaves that comparison out.
       archive_steps: length of the Adam trainings that the speed-up is measured against. No speed-up above
@@ -87,7 +87,7 @@ def parse_rival(text: str) -> tuple[str, str]:
                     f"{name} takes no {schedule} schedule, only {', '.join(BASELINES[name].schedules)}"
                 )
             return name, schedule
-    from meta_train.problems import nearest
+    from meta_train.errors import nearest
 
     raise ValueError(
         f"unknown optimizer {text!r} of optax; {nearest(text, BASELINES)}; each with "

@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from meta_train.evaluation.protocol import Settings
 from meta_train.evaluation.scores import Profile, Score
-from meta_train.evaluation.settings import Settings
 from tasks.base import TaskFamily
 
 LEARNED = "learned"  # the optimizer under test, in the dicts of a cell

@@ -4,8 +4,8 @@ from typing import Any, NamedTuple
 
 from meta_train.evaluation.compare import BEST, LOSS, SPEED_UP, VALID, WALL_CLOCK
 from meta_train.evaluation.document import TITLES
+from meta_train.evaluation.protocol import ADAM
 from meta_train.evaluation.results import LEARNED
-from meta_train.evaluation.settings import ADAM
 
 PER_TASK = "per_task_tuned"
 

@@ -13,9 +13,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from meta_train.exchange import anybody
-from meta_train.hooks import RunError
-from meta_train.problems import ConfigError, Problem
+from meta_train.errors import ConfigError, Problem, RunError
+from meta_train.parallel.exchange import anybody
 
 HEARTBEAT = 30  # seconds after which a process that is not heard of counts as dead
 START = 120  # seconds that the coordinator has to appear

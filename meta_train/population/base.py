@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from meta_train.core.stream import Stream
 from meta_train.population.space import Hypers, Space
-from meta_train.stream import Stream
 
 
 class Member(NamedTuple):

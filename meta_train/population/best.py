@@ -9,18 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from learned_opt import LearnedOptimizer
-from meta_train import config as config_lib
-from meta_train.checkpoint import Checkpoints
-from meta_train.config_schema import RunConfig
-from meta_train.experiment import learned_optimizer
-from meta_train.hooks import RunError
+from meta_train.checkpoint.checkpoints import Checkpoints
+from meta_train.config import load as config_lib
+from meta_train.config.schema import RunConfig
+from meta_train.errors import RunError
 from meta_train.population import lineage
 from meta_train.population.config import MemberMesh, PopulationConfig
 from meta_train.population.engine import to_device
 from meta_train.population.meta_training import SIGMA, TINY, WEIGHT, run_settings
 from meta_train.population.replay import winners_schedule
 from meta_train.population.run import build_population, load_config
-from meta_train.run_directory import CHECKPOINTS
+from meta_train.run.directory import CHECKPOINTS
+from meta_train.run.experiment import learned_optimizer
 
 TRAINER = "meta_training"
 

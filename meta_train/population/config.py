@@ -10,17 +10,19 @@ import numpy as np
 from annotated_types import Ge, Interval, MinLen
 from pydantic import ValidationError
 
-from meta_train import config_file, registry
-from meta_train.config_schema import Checkpoint, Count, Runtime, Section, WandB
-from meta_train.population import CONTROLLERS
+from meta_train.config import file as config_file
+from meta_train.config import registry
+from meta_train.config.registry import Spec, as_json, build
+from meta_train.config.schema import Checkpoint, Count, Runtime, Section, WandB
+from meta_train.config.validation import from_validation, from_value_error
+from meta_train.errors import ConfigError, Problem, nearest
 from meta_train.population.base import Controller, Rhythm, Setting, Trainer
-from meta_train.population.check import check_trainer
+from meta_train.population.check_trainer import check_trainer
+from meta_train.population.controllers import CONTROLLERS
 from meta_train.population.engine import Copy
 from meta_train.population.mesh import divided, member_mesh
 from meta_train.population.space import SCALES, Space
 from meta_train.population.trainers import TRAINERS
-from meta_train.problems import ConfigError, Problem, from_validation, from_value_error, nearest
-from meta_train.registry import Spec, as_json, build
 
 
 class CopiedParts(Section):

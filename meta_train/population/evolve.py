@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from meta_train.hooks import RunError
+from meta_train.errors import RunError
 from meta_train.population import engine as engine_lib
 from meta_train.population import mesh as mesh_lib
 from meta_train.population.base import Controller, Member, Outcome, Rhythm, Trainer

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 from jax.sharding import Mesh
 
+from meta_train.core.stream import Feeds
 from meta_train.population import mesh as mesh_lib
 from meta_train.population.base import Trainer
-from meta_train.stream import Feeds
 
 TRAIN = "train"  # what of a trainer's data is label -> split -> arrays, and streamed
 

@@ -5,11 +5,12 @@ from typing import Annotated, Literal
 import numpy as np
 from annotated_types import Ge, Gt, MinLen
 
-from meta_train.population import compare, fire_round
+from meta_train.config.registry import Spec, build
+from meta_train.population import fire_round
+from meta_train.population import improvement as compare
 from meta_train.population.base import Controller, Setting
 from meta_train.population.exploit import EXPLOITS
 from meta_train.population.fire_round import Rules
-from meta_train.registry import Spec, build
 
 LEAST_POINTS = 7  # 2^-7 < 0.01 < 2^-6: with fewer, no evaluation could ever succeed
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from meta_train.population import compare
+from meta_train.population import improvement as compare
 from meta_train.population import space as space_lib
 from meta_train.population.base import Decision, Outcome, Setting
 from meta_train.population.exploit import Exploit

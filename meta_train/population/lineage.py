@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from meta_train.hooks import RunError
-from meta_train.metrics import read_jsonl
+from meta_train.errors import RunError
 from meta_train.population.base import Controller
 from meta_train.population.evolve import Record, best_member
+from meta_train.run.metrics import read_jsonl
 
 LINEAGE = "lineage.jsonl"
 

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from meta_train import combine, hosts
+from meta_train.core import combine
+from meta_train.parallel import hosts
 from meta_train.population.base import Trainer
 
 MEMBERS, PARTICLES = "members", combine.AXIS

@@ -12,11 +12,19 @@ import optax
 from annotated_types import Ge
 
 from learned_opt import LEARNED_OPTIMIZERS, LearnedOptimizer
-from meta_train import combine, perturb
-from meta_train import config as config_lib
-from meta_train.config_schema import RunConfig
+from meta_train.config import load as config_lib
+from meta_train.config.outer_optimizer import optimizers
+from meta_train.config.registry import build, option_parameters
+from meta_train.config.schema import RunConfig
+from meta_train.core import combine, perturb
+from meta_train.core.outer import only
+from meta_train.core.system import Rollout
+from meta_train.errors import ConfigError, join
 from meta_train.estimators import ESTIMATORS, GradientEstimator
-from meta_train.experiment import (
+from meta_train.population.base import Member, Trainer
+from meta_train.population.scoring import mean_log_loss
+from meta_train.population.traced_optimizers import PLACEHOLDER, numbers_of, others_of, searched_optimizer
+from meta_train.run.experiment import (
     build_family,
     check_gradient,
     check_system,
@@ -24,15 +32,8 @@ from meta_train.experiment import (
     learned_optimizer,
     streamed,
 )
-from meta_train.outer import only
-from meta_train.outer_optimizer import optimizers
-from meta_train.population.base import Member, Trainer
-from meta_train.population.judges import mean_log_loss
-from meta_train.population.optimizers import PLACEHOLDER, numbers_of, others_of, searched_optimizer
-from meta_train.problems import ConfigError, join
-from meta_train.registry import build, option_parameters
-from meta_train.system import Rollout
-from tasks import check_family, datasets
+from tasks import check_family
+from tasks.data import datasets
 
 SIGMA = "sigma"
 WEIGHT = "weight."  # and the label of a task

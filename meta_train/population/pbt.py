@@ -5,10 +5,10 @@ from typing import Annotated
 import numpy as np
 from annotated_types import Ge
 
+from meta_train.config.registry import Spec, build
 from meta_train.population import space as space_lib
 from meta_train.population.base import Controller, Decision, Setting
 from meta_train.population.exploit import EXPLOITS
-from meta_train.registry import Spec, build
 
 
 def pbt(

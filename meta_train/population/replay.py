@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from meta_train.hooks import RunError
+from meta_train.errors import RunError
 from meta_train.population import lineage
 from meta_train.population.base import Rhythm, Trainer
 from meta_train.population.engine import Engine, engine, to_device

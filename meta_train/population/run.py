@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from meta_train import config_file, hosts
-from meta_train.checkpoint import Checkpoints
-from meta_train.checkpoint_files import numbered
-from meta_train.hooks import Interrupted, RunError, lost_process
-from meta_train.metrics import Writer, all_of, jsonl_writer
+from meta_train.checkpoint.checkpoints import Checkpoints
+from meta_train.checkpoint.files import numbered
+from meta_train.config import file as config_file
+from meta_train.errors import Interrupted, RunError
+from meta_train.parallel import hosts
 from meta_train.population import config as config_lib
 from meta_train.population import lineage
 from meta_train.population.base import Controller
@@ -20,9 +20,11 @@ from meta_train.population.config import PopulationConfig
 from meta_train.population.evolve import Population, Record, Stage, advance, begin, best_member, population
 from meta_train.population.feeds import fed
 from meta_train.population.mesh import member_mesh
-from meta_train.run_directory import CHECKPOINTS, CONFIG, METRICS, prepare_as
-from meta_train.train import SILENT, Display, set_up_jax, stop_signals
-from meta_train.wandb_writer import wandb_writer
+from meta_train.run.directory import CHECKPOINTS, CONFIG, METRICS, prepare_as
+from meta_train.run.hooks import lost_process
+from meta_train.run.metrics import Writer, all_of, jsonl_writer
+from meta_train.run.train import SILENT, Display, set_up_jax, stop_signals
+from meta_train.run.wandb_writer import wandb_writer
 
 
 class PopulationResult(NamedTuple):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from learned_opt import LearnedOptimizer
-from meta_train import combine
+from meta_train.core import combine
 from meta_train.inner import Objective, inner_training
 from tasks import TaskFamily
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 from annotated_types import Gt, Interval, MinLen
 
-from meta_train.registry import Registry, Spec, build
+from meta_train.config.registry import Registry, Spec, build
 
 Draw = Callable[[np.random.Generator, int], np.ndarray]
 Explore = Callable[[np.random.Generator, np.ndarray, "Hyperparameter"], np.ndarray]

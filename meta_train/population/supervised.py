@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import optax
 from annotated_types import Ge
 
-from meta_train.experiment import build_family
+from meta_train.config.registry import Spec, option_parameters
 from meta_train.population.base import Member, Trainer
-from meta_train.population.optimizers import numbers_of, others_of, searched_optimizer
-from meta_train.registry import Spec, option_parameters
+from meta_train.population.traced_optimizers import numbers_of, others_of, searched_optimizer
+from meta_train.run.experiment import build_family
 from tasks import TASKS, check_family, expand
 
 FLOOR = 1e-8  # under the logarithm

@@ -6,9 +6,9 @@ from typing import Any
 import optax
 from pydantic import TypeAdapter, ValidationError
 
-from meta_train import outer_optimizer
-from meta_train.problems import ConfigError, Problem
-from meta_train.registry import Spec, as_json, option_parameters, options_model
+from meta_train.config import outer_optimizer
+from meta_train.config.registry import Spec, as_json, option_parameters, options_model
+from meta_train.errors import ConfigError, Problem
 
 PLACEHOLDER = 0.5  # stands for a searched number while the rest of a spec is validated
 

@@ -1,9 +1,9 @@
 """What a population can train, by name: `(searched names, *, options) -> Trainer`."""
 
+from meta_train.config.registry import Registry
 from meta_train.population.meta_training import meta_training
 from meta_train.population.supervised import supervised
 from meta_train.population.toys import noisy_quadratic, surrogate
-from meta_train.registry import Registry
 
 TRAINERS: Registry = {
     "surrogate": surrogate,

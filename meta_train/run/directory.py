@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 
 import jax
 
-from meta_train import config as config_lib
-from meta_train import config_file
-from meta_train.checkpoint import Checkpoints
-from meta_train.config import RunConfig
-from meta_train.experiment import Experiment, assemble
-from meta_train.hooks import RunError
+from meta_train.checkpoint.checkpoints import Checkpoints
+from meta_train.config import file as config_file
+from meta_train.config import load as config_lib
+from meta_train.config.load import RunConfig
+from meta_train.errors import RunError
+from meta_train.run.experiment import Experiment, assemble
 
 CONFIG, METRICS, CHECKPOINTS, BEST = "config.yaml", "metrics.jsonl", "checkpoints", "best"
 # What may differ when a run is resumed: it does not change what is computed.

@@ -4,7 +4,7 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 
-from meta_train.train import Display
+from meta_train.run.train import Display
 
 
 def run_words(metrics: dict) -> dict[str, str]:

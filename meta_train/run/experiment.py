@@ -10,21 +10,23 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from learned_opt import LEARNED_OPTIMIZERS, ArtefactError, LearnedOptimizer
-from learned_opt.artefact import fit_theta
-from learned_opt.artefact import read as read_artefact
-from meta_train import combine, hosts
-from meta_train.config import RunConfig
-from meta_train.config_schema import TrainingTask
+from learned_opt.artefact.format import fit_theta
+from learned_opt.artefact.load import read as read_artefact
+from meta_train.config.load import RunConfig
+from meta_train.config.outer_optimizer import outer_optimizer
+from meta_train.config.registry import Spec, build
+from meta_train.config.schema import TrainingTask
+from meta_train.core import combine
+from meta_train.core.outer import OuterStep, make_outer_step
+from meta_train.core.rotation import Rotation, make_mixture_step
+from meta_train.core.stream import Stream, buffer_at, stream
+from meta_train.core.system import UnrolledSystem
+from meta_train.errors import ConfigError, Problem
 from meta_train.estimators import ESTIMATORS, GradientEstimator
 from meta_train.inner import Objective, inner_training
-from meta_train.mixture import Rotation, make_mixture_step
-from meta_train.outer import OuterStep, make_outer_step
-from meta_train.outer_optimizer import outer_optimizer
-from meta_train.problems import ConfigError, Problem
-from meta_train.registry import Spec, build
-from meta_train.stream import Stream, buffer_at, stream
-from meta_train.system import UnrolledSystem
-from tasks import AUGMENTATIONS, TASKS, TaskFamily, check_family, datasets, make
+from meta_train.parallel import hosts
+from tasks import AUGMENTATIONS, TASKS, TaskFamily, check_family, make
+from tasks.data import datasets
 from tasks.rings import HELD_OUT
 
 LONGEST_CALL = 32  # outer steps: a longer one would make progress, Ctrl-C and the first metrics wait

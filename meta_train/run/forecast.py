@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from meta_train.experiment import Experiment
-from meta_train.memory import forecast_bytes
-from meta_train.outer import make_outer_step
+from meta_train.core.outer import make_outer_step
+from meta_train.run.experiment import Experiment
+from meta_train.run.memory import forecast_bytes
 
 
 class Forecast(NamedTuple):

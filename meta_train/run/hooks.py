@@ -13,33 +13,18 @@ from typing import Any
 
 import jax
 
-from meta_train.checkpoint import Checkpoints
-from meta_train.metrics import Writer
-from meta_train.outer import OuterState
+from meta_train.checkpoint.checkpoints import Checkpoints
+from meta_train.core.outer import OuterState
+from meta_train.errors import Interrupted, LostProcess, RunError
+from meta_train.run.metrics import Writer
 
 Hook = Callable[[int, OuterState, dict[str, jax.Array]], None]
-
-
-class RunError(Exception):
-    """A run that cannot go on; one line says why and what is left."""
-
-
-class LostProcess(RunError):
-    """Another process of the run is gone, and this one cannot go on without it."""
 
 
 def lost_process(what: str, error: Exception, left: str) -> LostProcess:
     """What to raise for an error of JAX's when another process is gone; `left` says what is saved."""
     reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
     return LostProcess(f"another process of the {what} is gone ({reason}); {left}")
-
-
-class Interrupted(Exception):
-    """Somebody asked the run to stop (Ctrl-C, SIGTERM); its state at `step` is saved."""
-
-    def __init__(self, step: int, unit: str = "outer step"):
-        self.step = step
-        super().__init__(f"interrupted after {unit} {step}; the checkpoint is saved")
 
 
 def every(n: int | None, hook: Hook, *, last: int) -> Hook:

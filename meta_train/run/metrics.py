@@ -9,9 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-
-class MetricsError(Exception):
-    """Metrics cannot be written or read. One line, for the user."""
+from meta_train.errors import MetricsError
 
 
 class Writer(NamedTuple):

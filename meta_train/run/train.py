@@ -11,16 +11,18 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from meta_train import config as config_lib
-from meta_train import hooks, hosts
-from meta_train.checkpoint import CheckpointError, Checkpoints
-from meta_train.config import RunConfig
-from meta_train.experiment import Experiment, assemble, selection_families
-from meta_train.held_out import make_held_out
-from meta_train.metrics import Writer, all_of, jsonl_writer
-from meta_train.run_directory import METRICS, open_checkpoints, prepare
-from meta_train.stream import Feeds
-from meta_train.wandb_writer import wandb_writer
+from meta_train.checkpoint.checkpoints import Checkpoints
+from meta_train.config import load as config_lib
+from meta_train.config.load import RunConfig
+from meta_train.core.stream import Feeds
+from meta_train.errors import CheckpointError, RunError
+from meta_train.evaluation.held_out import make_held_out
+from meta_train.parallel import hosts
+from meta_train.run import hooks
+from meta_train.run.directory import METRICS, open_checkpoints, prepare
+from meta_train.run.experiment import Experiment, assemble, selection_families
+from meta_train.run.metrics import Writer, all_of, jsonl_writer
+from meta_train.run.wandb_writer import wandb_writer
 
 
 class Display(NamedTuple):
@@ -128,8 +130,8 @@ def run(
                     for hook in run_hooks:
                         hook(step, state, metrics)
                 checkpoints.wait()
-            except hooks.RunError as error:
-                raise hooks.RunError(f"{error}; {_what_is_left(checkpoints)}") from error
+            except RunError as error:
+                raise RunError(f"{error}; {_what_is_left(checkpoints)}") from error
             except (jax.errors.JaxRuntimeError, ValueError) as error:
                 if not hosts.several():
                     raise

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from meta_train.metrics import Writer, plain
+from meta_train.run.metrics import Writer, plain
 
 _PATIENCE = 20  # seconds for the server to answer, and for the last rows to be sent
 

@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from meta_train.estimators.base import GradientEstimator
-from meta_train.systems import toys
-from meta_train.testing_loop import (
+from meta_train.core.estimator import GradientEstimator
+from meta_train.testing import toys
+from meta_train.testing.loop import (
     Check,
     Factory,
     Subject,

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from meta_train.combine import particle_mesh, shard
-from meta_train.estimators.base import GradientEstimator
-from meta_train.outer import make_outer_step
-from meta_train.system import UnrolledSystem
+from meta_train.core.combine import particle_mesh, shard
+from meta_train.core.estimator import GradientEstimator
+from meta_train.core.outer import make_outer_step
+from meta_train.core.system import UnrolledSystem
 
 Factory = Callable[..., GradientEstimator]
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from annotated_types import Ge
 
-from meta_train.system import ENDLESS, UnrolledSystem
+from meta_train.core.system import ENDLESS, UnrolledSystem
 
 
 class Toy(NamedTuple):

@@ -4,15 +4,15 @@ Each factory returns an `OuterProblem`; `toys` holds the ones whose gradient is 
 jax and numpy alone: what else a system needs (haiku, a task's data, scikit-learn), its factory imports.
 """
 
-from meta_train.systems.character_lstm import character_lstm
-from meta_train.systems.layer_hyperparameters import layer_hyperparameters
-from meta_train.systems.linear_influence import linear_influence
-from meta_train.systems.lorenz import lorenz
-from meta_train.systems.mlp_schedule import mlp_schedule
-from meta_train.systems.outer_problem import OuterProblem
-from meta_train.systems.ridge import ridge
-from meta_train.systems.swimmer import swimmer
-from meta_train.systems.toy_regression import toy_regression
+from reproductions.systems.character_lstm import character_lstm
+from reproductions.systems.layer_hyperparameters import layer_hyperparameters
+from reproductions.systems.linear_influence import linear_influence
+from reproductions.systems.lorenz import lorenz
+from reproductions.systems.mlp_schedule import mlp_schedule
+from reproductions.systems.outer_problem import OuterProblem
+from reproductions.systems.ridge import ridge
+from reproductions.systems.swimmer import swimmer
+from reproductions.systems.toy_regression import toy_regression
 
 SYSTEMS = {
     "character_lstm": character_lstm,

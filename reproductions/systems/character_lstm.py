@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from annotated_types import Ge
 
-from meta_train.system import ENDLESS, UnrolledSystem
-from meta_train.systems.outer_problem import OuterProblem
+from meta_train.core.system import ENDLESS, UnrolledSystem
+from reproductions.systems.outer_problem import OuterProblem
 
 Scenario = Literal["real", "random", "repeat"]
 
@@ -36,7 +36,7 @@ def character_lstm(
     Loss per step: cross-entropy of the next character, in nats. Differentiable.
 
     Args:
-      text: name as in `tasks.text.load_text`; read in a circle.
+      text: name as in `tasks.data.text.load_text`; read in a circle.
       scenario: the text as it is ("real"), as many uniform draws of the characters that occur in it
         ("random"), or its most frequent character over and over ("repeat").
       hidden: numbers in the hidden state, and as many in the cell.
@@ -55,8 +55,8 @@ def character_lstm(
     """
     import haiku as hk
 
-    from tasks.networks import cross_entropy
-    from tasks.text import load_text
+    from tasks.data.text import load_text
+    from tasks.families.networks import cross_entropy
 
     source = load_text(text)
     tokens = _arrange(source.tokens, scenario)

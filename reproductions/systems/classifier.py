@@ -37,7 +37,7 @@ def classifier(
     *,
     initial_scale: float = 1.0,
 ) -> Classifier:
-    """The classifier of a data set (a name as in `tasks.datasets.load`).
+    """The classifier of a data set (a name as in `tasks.data.datasets.load`).
 
     `initial_scale`: factor on Haiku's initial matrices.
 
@@ -46,8 +46,9 @@ def classifier(
     """
     import haiku as hk
 
-    from tasks import datasets, networks
-    from tasks.batches import minibatch
+    from tasks.data import datasets
+    from tasks.data.batches import minibatch
+    from tasks.families import networks
 
     stack = datasets.stack([dataset])
     if not stack.num_classes:

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from annotated_types import Ge, Gt
 
-from meta_train.system import UnrolledSystem
-from meta_train.systems.classifier import Objective, classifier, no_gradient, worst_loss
-from meta_train.systems.outer_problem import OuterProblem
+from meta_train.core.system import UnrolledSystem
+from reproductions.systems.classifier import Objective, classifier, no_gradient, worst_loss
+from reproductions.systems.outer_problem import OuterProblem
 
 
 class LayerHyperparametersState(NamedTuple):
@@ -36,7 +36,7 @@ def layer_hyperparameters(
     units, the first `floor(sigmoid(logit_keep) width)`, at least one, are in use: a number without gradient.
 
     Args:
-      dataset: name as in `tasks.datasets.load`: digits, tfds:fashion_mnist, ...
+      dataset: name as in `tasks.data.datasets.load`: digits, tfds:fashion_mnist, ...
       hidden: widths of the hidden layers.
       batch_size: rows of a minibatch, drawn with replacement.
       unroll_length: T.

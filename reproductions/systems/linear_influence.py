@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from annotated_types import Ge
 
-from meta_train.system import UnrolledSystem
-from meta_train.systems.outer_problem import OuterProblem
+from meta_train.core.system import UnrolledSystem
+from reproductions.systems.outer_problem import OuterProblem
 
 
 class LinearInfluenceState(NamedTuple):

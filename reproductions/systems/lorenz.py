@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from annotated_types import Ge, Gt
 
-from meta_train.system import UnrolledSystem
-from meta_train.systems.outer_problem import OuterProblem
+from meta_train.core.system import UnrolledSystem
+from reproductions.systems.outer_problem import OuterProblem
 
 TRUTH = (10.0, 28.0, 8 / 3)  # a, r, b
 START = (1.2, 1.3, 1.6)

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from annotated_types import Ge, Gt, Lt
 
-from meta_train.system import UnrolledSystem
-from meta_train.systems.classifier import Objective, classifier, no_gradient, worst_loss
-from meta_train.systems.outer_problem import OuterProblem
+from meta_train.core.system import UnrolledSystem
+from reproductions.systems.classifier import Objective, classifier, no_gradient, worst_loss
+from reproductions.systems.outer_problem import OuterProblem
 
 
 class MLPScheduleState(NamedTuple):
@@ -38,7 +38,7 @@ def mlp_schedule(
     The meta-objective is the mean over the T steps (T times it is the sum; the gradients differ by T).
 
     Args:
-      dataset: name as in `tasks.datasets.load`: digits, tfds:mnist, ...
+      dataset: name as in `tasks.data.datasets.load`: digits, tfds:mnist, ...
       hidden: widths of the hidden layers.
       batch_size: rows of a minibatch, drawn with replacement.
       unroll_length: T.

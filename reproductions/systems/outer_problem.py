@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from meta_train.system import UnrolledSystem
+from meta_train.core.system import UnrolledSystem
 
 
 class OuterProblem(NamedTuple):

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from annotated_types import Ge, Gt
 
-from meta_train.system import ENDLESS, UnrolledSystem
-from meta_train.systems.outer_problem import OuterProblem
+from meta_train.core.system import ENDLESS, UnrolledSystem
+from reproductions.systems.outer_problem import OuterProblem
 
 
 class RidgeData(NamedTuple):

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 if TYPE_CHECKING:
-    from tasks import tfds_data
+    from tasks.data import tfds as tfds_data
 
 VALID_EVERY = 5  # row i of the (sliced) data set is in "valid" where i % 5 == 4, else in "train"
 
@@ -65,7 +65,7 @@ def load(name: str) -> Dataset:
     Names: digits (x scaled to [0, 1]); breast_cancer, wine, iris, diabetes (x, and the target of
     diabetes, standardised to mean 0 and variance 1 over all rows; iris and wine come sorted by
     class, so slice them with care); teacher:SEED (see `teacher`); npz:PATH (arrays x
-    and y); tfds:NAME?options (see `tasks.tfds_data`); hf:PATH?options (see `tasks.hf_data`). Each with
+    and y); tfds:NAME?options (see `tasks.data.tfds`); hf:PATH?options (see `tasks.data.hf`). Each with
     an optional slice of rows: "digits[:1200]", "teacher:3[100:]".
 
     Raises:
@@ -272,15 +272,15 @@ def _npz(argument: str) -> Dataset:
 
 
 def _tfds(argument: str) -> Dataset:
-    """`tfds:NAME?options`, see `tasks.tfds_data`."""
-    from tasks import tfds_data
+    """`tfds:NAME?options`, see `tasks.data.tfds`."""
+    from tasks.data import tfds as tfds_data
 
     return _from_table(tfds_data.read_table(argument), f"tfds:{argument}")
 
 
 def _hf(argument: str) -> Dataset:
-    """`hf:PATH?options`, see `tasks.hf_data`."""
-    from tasks import hf_data
+    """`hf:PATH?options`, see `tasks.data.hf`."""
+    from tasks.data import hf as hf_data
 
     return _from_table(hf_data.read_table(argument), f"hf:{argument}")
 

@@ -2,7 +2,7 @@
 
 A name is `hf:PATH?option=value&...`, PATH being a Parquet file, or a directory in which the files of
 a split have its name in theirs ("data/train-00000-of-00001.parquet"). The options are those of
-`tasks.tfds_data.Options` (without `data_dir`). Nothing is downloaded.
+`tasks.data.tfds.Options` (without `data_dir`). Nothing is downloaded.
 """
 
 import io
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.tfds_data import Options, Table, example, finish, parse
+from tasks.data.tfds import Options, Table, example, finish, parse
 
 
 def read_table(argument: str) -> Table:

@@ -36,7 +36,7 @@ def load_text(name: str) -> Text:
     Names: pydoc (the reference documentation that comes with Python, 0.6 to 0.8 MB of English and
     code, which differs between Python versions: `source` says which and gives the sha256);
     markov:SEED (65,536 symbols from a random order-2 Markov chain over 16 symbols); file:PATH (the
-    bytes of a file); tfds:NAME?options (see `tasks.tfds_data`). Each with an
+    bytes of a file); tfds:NAME?options (see `tasks.data.tfds`). Each with an
     optional slice: "pydoc[:100000]".
 
     Raises:
@@ -110,7 +110,7 @@ def _load(base: str) -> Text:
         except OSError as error:
             raise ValueError(f"texts: cannot read {argument!r}: {error.strerror}") from error
     elif kind == "tfds" and argument:
-        from tasks import tfds_data
+        from tasks.data import tfds as tfds_data
 
         text = _from_bytes(*tfds_data.read_text(argument))
     else:

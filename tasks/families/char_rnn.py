@@ -2,10 +2,10 @@
 
 import jax
 
-from tasks import networks
 from tasks.base import TaskFamily
-from tasks.language import embed, language_model
-from tasks.networks import Core, PositiveInt, Range
+from tasks.families import networks
+from tasks.families.language import embed, language_model
+from tasks.families.networks import Core, PositiveInt, Range
 
 
 def char_rnn(
@@ -20,7 +20,7 @@ def char_rnn(
     """Next-character prediction by a recurrent network, nats per character.
 
     Args:
-      texts: names as in `tasks.text.load_text` ("pydoc", "markov:SEED", "file:PATH"); a task draws one.
+      texts: names as in `tasks.data.text.load_text` ("pydoc", "markov:SEED", "file:PATH"); a task draws one.
       core: vanilla (tanh), gru or lstm.
       width: of the state, and of the embedding.
       length: characters that gradients flow through; the state starts at zero.

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from tasks.base import NO_DATA, Task, TaskFamily
-from tasks.networks import NonNegative, Range, check_range, normal, sample_range
+from tasks.families.networks import NonNegative, Range, check_range, normal, sample_range
 
 Function = Literal["rosenbrock", "rastrigin", "ackley", "griewank", "styblinski_tang", "levy", "zakharov"]
 

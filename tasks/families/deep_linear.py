@@ -4,9 +4,9 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from tasks import networks
 from tasks.base import NO_DATA, Task, TaskFamily
-from tasks.networks import PositiveInt, Range, check_range, normal, sample_range, scaled
+from tasks.families import networks
+from tasks.families.networks import PositiveInt, Range, check_range, normal, sample_range, scaled
 
 
 def deep_linear(

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from tasks.base import NO_DATA, Task, TaskFamily
-from tasks.networks import Positive, PositiveInt, normal
+from tasks.families.networks import Positive, PositiveInt, normal
 
 
 def gaussian_mixture(

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from tasks.base import NO_DATA, Task, TaskFamily
-from tasks.networks import Positive, PositiveInt, Range, check_range, normal, sample_range
+from tasks.families.networks import Positive, PositiveInt, Range, check_range, normal, sample_range
 
 JITTER = 1e-4  # added to the diagonal, so that the Cholesky factor exists in f32
 

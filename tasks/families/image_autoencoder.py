@@ -3,10 +3,10 @@
 import jax
 import jax.numpy as jnp
 
-from tasks import datasets as datasets_lib
-from tasks import networks, supervised
 from tasks.base import TaskFamily
-from tasks.networks import Activation, PositiveInt, Range, Widths
+from tasks.data import datasets as datasets_lib
+from tasks.families import networks, supervised
+from tasks.families.networks import Activation, PositiveInt, Range, Widths
 
 
 def image_autoencoder(
@@ -21,7 +21,7 @@ def image_autoencoder(
     """An MLP autoencoder, `loss = mean over pixels of (decode(encode(x)) - x)^2`.
 
     Args:
-      datasets: names as in `tasks.datasets.load`, of one example shape; a task draws one.
+      datasets: names as in `tasks.data.datasets.load`, of one example shape; a task draws one.
       hidden: widths of the encoder's hidden layers; the decoder mirrors them.
       latent: width of the code.
       activation: after every hidden layer; the code and the output are linear.

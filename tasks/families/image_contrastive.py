@@ -7,10 +7,10 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from tasks import datasets as datasets_lib
-from tasks import networks, supervised
 from tasks.base import TaskFamily
-from tasks.networks import Activation, Positive, Range, Widths
+from tasks.data import datasets as datasets_lib
+from tasks.families import networks, supervised
+from tasks.families.networks import Activation, Positive, Range, Widths
 
 
 def image_contrastive(
@@ -30,7 +30,7 @@ def image_contrastive(
     Loss in nats; log(batch_size) is chance. Repeated rows of a minibatch count as negatives.
 
     Args:
-      datasets: names as in `tasks.datasets.load`, of one example shape; a task draws one.
+      datasets: names as in `tasks.data.datasets.load`, of one example shape; a task draws one.
       hidden: widths of the encoder's hidden layers.
       embedding: width of the (normalised) embedding.
       activation: after every hidden layer.

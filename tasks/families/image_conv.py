@@ -5,9 +5,9 @@ from typing import Annotated
 import annotated_types as at
 import jax
 
-from tasks import networks, supervised
 from tasks.base import TaskFamily
-from tasks.networks import ACTIVATIONS, Activation, PositiveInt, Range, Widths
+from tasks.families import networks, supervised
+from tasks.families.networks import ACTIVATIONS, Activation, PositiveInt, Range, Widths
 
 
 def image_conv(
@@ -23,7 +23,7 @@ def image_conv(
     """Convolutions of stride 2 (the first of stride 1), a mean over positions, and a linear layer.
 
     Args:
-      datasets: names of image data as in `tasks.datasets.load`, of one example shape.
+      datasets: names of image data as in `tasks.data.datasets.load`, of one example shape.
       channels: of each convolution.
       kernel: side of the kernels.
       activation: after every convolution.

@@ -4,10 +4,10 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from tasks import datasets as datasets_lib
-from tasks import networks, supervised
 from tasks.base import TaskFamily
-from tasks.networks import Activation, PositiveInt, Range, Widths
+from tasks.data import datasets as datasets_lib
+from tasks.families import networks, supervised
+from tasks.families.networks import Activation, PositiveInt, Range, Widths
 
 
 def image_denoiser(
@@ -24,7 +24,7 @@ def image_denoiser(
     gives a loss of 1.
 
     Args:
-      datasets: names as in `tasks.datasets.load`, of one example shape; a task draws one.
+      datasets: names as in `tasks.data.datasets.load`, of one example shape; a task draws one.
       hidden: widths of the MLP's hidden layers.
       activation: after every hidden layer.
       batch_size: rows of a minibatch.

@@ -7,9 +7,9 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from tasks import networks, supervised
 from tasks.base import Task, TaskFamily
-from tasks.networks import Positive, PositiveInt, Widths
+from tasks.families import networks, supervised
+from tasks.families.networks import Positive, PositiveInt, Widths
 
 
 def image_field(
@@ -25,7 +25,7 @@ def image_field(
     `loss = mean over random pixels of (net(place) - pixel)^2`, places in [-1, 1]^2.
 
     Args:
-      datasets: names of image data as in `tasks.datasets.load`; a task draws one, and an image of it.
+      datasets: names of image data as in `tasks.data.datasets.load`; a task draws one, and an image of it.
       hidden: widths of the hidden layers, all with sine activations.
       frequency: factor on the places before the first layer.
       batch_size: pixels of a minibatch.

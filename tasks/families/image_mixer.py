@@ -2,10 +2,10 @@
 
 import jax
 
-from tasks import networks, supervised
 from tasks.base import TaskFamily
-from tasks.image_vit import check_patch, patches
-from tasks.networks import PositiveInt, Range
+from tasks.families import networks, supervised
+from tasks.families.image_vit import check_patch, patches
+from tasks.families.networks import PositiveInt, Range
 
 
 def image_mixer(
@@ -21,7 +21,7 @@ def image_mixer(
     """An MLP-mixer (Tolstikhin et al. 2021): MLPs over patches and over channels in turn.
 
     Args:
-      datasets: names of image data as in `tasks.datasets.load`, of one example shape.
+      datasets: names of image data as in `tasks.data.datasets.load`, of one example shape.
       patch: side of the square patches; must divide height and width of the images.
       width: channels; the hidden layers have as many units as what they mix.
       depth: mixer blocks.

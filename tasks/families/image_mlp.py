@@ -4,9 +4,9 @@ from typing import Literal
 
 import jax
 
-from tasks import networks, supervised
 from tasks.base import TaskFamily
-from tasks.networks import Activation, PositiveInt, Range, Widths
+from tasks.families import networks, supervised
+from tasks.families.networks import Activation, PositiveInt, Range, Widths
 
 
 def image_mlp(
@@ -26,7 +26,7 @@ def image_mlp(
     replacement. Parameters: features*h1 + h1 + ... + classes (2,410 for digits and one layer of 32).
 
     Args:
-      datasets: names as in `tasks.datasets.load`, each with an optional slice of rows:
+      datasets: names as in `tasks.data.datasets.load`, each with an optional slice of rows:
         "digits", "teacher:7", "digits[597:]". A task uses one of them, each equally often.
       hidden: widths of the hidden layers; () is softmax regression.
       activation: after every hidden layer.

@@ -2,9 +2,9 @@
 
 import jax
 
-from tasks import networks, supervised
 from tasks.base import TaskFamily
-from tasks.networks import ACTIVATIONS, Activation, PositiveInt, Range, Widths
+from tasks.families import networks, supervised
+from tasks.families.networks import ACTIVATIONS, Activation, PositiveInt, Range, Widths
 
 
 def image_resnet(
@@ -22,7 +22,7 @@ def image_resnet(
     Layer norm takes the place of batch norm, whose running statistics a pure loss cannot keep.
 
     Args:
-      datasets: names of image data as in `tasks.datasets.load`, of one example shape.
+      datasets: names of image data as in `tasks.data.datasets.load`, of one example shape.
       channels: of each stage; every stage after the first halves the resolution.
       blocks: residual blocks of two convolutions per stage.
       activation: before every convolution.

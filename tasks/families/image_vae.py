@@ -4,10 +4,10 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from tasks import datasets as datasets_lib
-from tasks import networks, supervised
 from tasks.base import TaskFamily
-from tasks.networks import Activation, NonNegative, PositiveInt, Range, Widths
+from tasks.data import datasets as datasets_lib
+from tasks.families import networks, supervised
+from tasks.families.networks import Activation, NonNegative, PositiveInt, Range, Widths
 
 
 def image_vae(
@@ -25,7 +25,7 @@ def image_vae(
     `loss = (reconstruction + beta KL(q(z|x) || N(0, 1))) / pixels`, nats per pixel, one sample of z.
 
     Args:
-      datasets: names as in `tasks.datasets.load`, x in [0, 1] (digits), of one example shape.
+      datasets: names as in `tasks.data.datasets.load`, x in [0, 1] (digits), of one example shape.
       hidden: widths of the encoder's hidden layers; the decoder mirrors them.
       latent: width of z.
       activation: after every hidden layer.

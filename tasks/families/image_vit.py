@@ -3,9 +3,9 @@
 import haiku as hk
 import jax
 
-from tasks import networks, supervised
 from tasks.base import TaskFamily
-from tasks.networks import PositiveInt, Range
+from tasks.families import networks, supervised
+from tasks.families.networks import PositiveInt, Range
 
 
 def image_vit(
@@ -22,7 +22,7 @@ def image_vit(
     """A vision transformer (Dosovitskiy et al. 2021): pre-norm, mean pooling, no class token.
 
     Args:
-      datasets: names of image data as in `tasks.datasets.load`, of one example shape.
+      datasets: names of image data as in `tasks.data.datasets.load`, of one example shape.
       patch: side of the square patches; must divide height and width of the images.
       width: of the residual stream.
       depth: transformer blocks.

@@ -7,10 +7,10 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from tasks import networks
 from tasks.base import Task, TaskFamily
-from tasks.batches import windows
-from tasks.text import stack_texts
+from tasks.data.batches import windows
+from tasks.data.text import stack_texts
+from tasks.families import networks
 
 
 def language_model(
@@ -29,7 +29,7 @@ def language_model(
 
     Args:
       network: `(tokens i32[B, length], vocabulary) -> logits`, run under `hk.transform`.
-      texts: names as in `tasks.text.load_text`; a task draws one.
+      texts: names as in `tasks.data.text.load_text`; a task draws one.
       batch_size: B.
       length: tokens that the network sees at a time.
       initial_scale: factor on the initial matrices, a number or a log-uniform range.

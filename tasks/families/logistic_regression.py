@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from tasks.base import NO_DATA, Task, TaskFamily
-from tasks.networks import NonNegative, PositiveInt, Range, check_range, normal, sample_range
+from tasks.families.networks import NonNegative, PositiveInt, Range, check_range, normal, sample_range
 
 
 def logistic_regression(

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from tasks.base import NO_DATA, Task, TaskFamily
-from tasks.networks import NonNegative, Positive, PositiveInt, normal
+from tasks.families.networks import NonNegative, Positive, PositiveInt, normal
 
 
 def matrix_factorization(

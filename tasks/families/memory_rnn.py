@@ -7,9 +7,9 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from tasks import networks
 from tasks.base import NO_DATA, Task, TaskFamily
-from tasks.networks import Core, PositiveInt, normal
+from tasks.families import networks
+from tasks.families.networks import Core, PositiveInt, normal
 
 
 def memory_rnn(

@@ -2,10 +2,10 @@
 
 import jax
 
-from tasks import networks
 from tasks.base import TaskFamily
-from tasks.language import embed, language_model
-from tasks.networks import Activation, PositiveInt, Range, Widths
+from tasks.families import networks
+from tasks.families.language import embed, language_model
+from tasks.families.networks import Activation, PositiveInt, Range, Widths
 
 
 def mlp_lm(
@@ -21,7 +21,7 @@ def mlp_lm(
     """One character from the `context` before it, by an MLP on embeddings (Bengio et al. 2003).
 
     Args:
-      texts: names as in `tasks.text.load_text` ("pydoc", "markov:SEED", "file:PATH"); a task draws one.
+      texts: names as in `tasks.data.text.load_text` ("pydoc", "markov:SEED", "file:PATH"); a task draws one.
       context: characters seen.
       embedding: width of a character's vector.
       hidden: widths of the hidden layers.

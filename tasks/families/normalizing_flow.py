@@ -6,9 +6,9 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from tasks import networks
 from tasks.base import NO_DATA, Task, TaskFamily
-from tasks.networks import PositiveInt, Widths, normal
+from tasks.families import networks
+from tasks.families.networks import PositiveInt, Widths, normal
 
 
 def normalizing_flow(

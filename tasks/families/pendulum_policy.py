@@ -4,9 +4,17 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from tasks import networks
 from tasks.base import NO_DATA, Task, TaskFamily
-from tasks.networks import Activation, Positive, PositiveInt, Range, Widths, check_range, sample_range
+from tasks.families import networks
+from tasks.families.networks import (
+    Activation,
+    Positive,
+    PositiveInt,
+    Range,
+    Widths,
+    check_range,
+    sample_range,
+)
 
 
 def pendulum_policy(

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from tasks.base import NO_DATA, Task, TaskFamily
-from tasks.networks import PositiveInt, Range, check_range, sample_range
+from tasks.families.networks import PositiveInt, Range, check_range, sample_range
 
 
 def quadratic(

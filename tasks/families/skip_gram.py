@@ -2,10 +2,10 @@
 
 import jax
 
-from tasks import networks
 from tasks.base import TaskFamily
-from tasks.language import embed, language_model
-from tasks.networks import PositiveInt, Range
+from tasks.families import networks
+from tasks.families.language import embed, language_model
+from tasks.families.networks import PositiveInt, Range
 
 
 def skip_gram(
@@ -21,7 +21,7 @@ def skip_gram(
     A full softmax instead of negative sampling; the gradient of either table is sparse.
 
     Args:
-      texts: names as in `tasks.text.load_text` ("pydoc", "markov:SEED", "file:PATH"); a task draws one.
+      texts: names as in `tasks.data.text.load_text` ("pydoc", "markov:SEED", "file:PATH"); a task draws one.
       distance: from the given character to the predicted one.
       embedding: width of both tables.
       batch_size: pairs of a minibatch.

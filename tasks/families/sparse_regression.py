@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from tasks.base import NO_DATA, Task, TaskFamily
-from tasks.networks import NonNegative, PositiveInt, normal
+from tasks.families.networks import NonNegative, PositiveInt, normal
 
 
 def sparse_regression(

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tasks import datasets as datasets_lib
 from tasks.base import Task, TaskFamily
-from tasks.batches import minibatch
-from tasks.networks import check_range, cross_entropy, sample_range, scaled
+from tasks.data import datasets as datasets_lib
+from tasks.data.batches import minibatch
+from tasks.families.networks import check_range, cross_entropy, sample_range, scaled
 
 ABSENT = -1e9  # logit of a class that the task's data set does not have
 

@@ -5,10 +5,10 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from tasks import datasets as datasets_lib
-from tasks import networks, supervised
 from tasks.base import TaskFamily
-from tasks.networks import Activation, NonNegative, PositiveInt, Range, Widths
+from tasks.data import datasets as datasets_lib
+from tasks.families import networks, supervised
+from tasks.families.networks import Activation, NonNegative, PositiveInt, Range, Widths
 
 
 def tabular_mlp(
@@ -24,7 +24,7 @@ def tabular_mlp(
     """An MLP on standardised columns: regression of the target, or cross-entropy of the class.
 
     Args:
-      datasets: names as in `tasks.datasets.load` (diabetes; breast_cancer, wine, iris; npz:PATH), of
+      datasets: names as in `tasks.data.datasets.load` (diabetes; breast_cancer, wine, iris; npz:PATH), of
         one number of columns, all of them regression or all with equally many classes.
       hidden: widths of the hidden layers.
       activation: after every hidden layer.

@@ -7,9 +7,18 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from tasks import networks
 from tasks.base import NO_DATA, Task, TaskFamily
-from tasks.networks import Activation, PositiveInt, Range, Widths, check_range, normal, sample_range, scaled
+from tasks.families import networks
+from tasks.families.networks import (
+    Activation,
+    PositiveInt,
+    Range,
+    Widths,
+    check_range,
+    normal,
+    sample_range,
+    scaled,
+)
 
 
 def teacher_mlp(

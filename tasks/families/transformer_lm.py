@@ -3,10 +3,10 @@
 import haiku as hk
 import jax
 
-from tasks import networks
 from tasks.base import TaskFamily
-from tasks.language import embed, language_model
-from tasks.networks import PositiveInt, Range
+from tasks.families import networks
+from tasks.families.language import embed, language_model
+from tasks.families.networks import PositiveInt, Range
 
 
 def transformer_lm(
@@ -22,7 +22,7 @@ def transformer_lm(
     """Next-character prediction by a causal pre-norm transformer, nats per character.
 
     Args:
-      texts: names as in `tasks.text.load_text` ("pydoc", "markov:SEED", "file:PATH"); a task draws one.
+      texts: names as in `tasks.data.text.load_text` ("pydoc", "markov:SEED", "file:PATH"); a task draws one.
       width: of the residual stream; the MLPs are twice as wide.
       depth: blocks.
       heads: of the attention; must divide `width`.

@@ -4,10 +4,10 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from tasks import datasets as datasets_lib
-from tasks import networks, supervised
 from tasks.base import TaskFamily
-from tasks.networks import Positive, PositiveInt
+from tasks.data import datasets as datasets_lib
+from tasks.families import networks, supervised
+from tasks.families.networks import Positive, PositiveInt
 
 
 def variational_regression(
@@ -22,7 +22,7 @@ def variational_regression(
     for targets. The KL to the prior is divided by the rows of the training split.
 
     Args:
-      datasets: names as in `tasks.datasets.load`, of one number of columns and of classes.
+      datasets: names as in `tasks.data.datasets.load`, of one number of columns and of classes.
       prior_std: standard deviation of the weights' Gaussian prior.
       batch_size: rows of a minibatch.
 

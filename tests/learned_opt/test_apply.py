@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from learned_opt import LEARNED_OPTIMIZERS, adafac_mlp, celo2, rows
-from learned_opt.adafac_mlp import FEATURES
-from learned_opt.features import OVER_ALL, Decays, Norm, init_state, observe
-from learned_opt.network import per_parameter_mlp
-from learned_opt.rounding import stochastic_bfloat16
+from learned_opt import LEARNED_OPTIMIZERS
+from learned_opt.architectures import adafac_mlp, celo2, rows
+from learned_opt.architectures.adafac_mlp import FEATURES
+from learned_opt.architectures.features import OVER_ALL, Decays, Norm, init_state, observe
+from learned_opt.architectures.network import per_parameter_mlp
+from learned_opt.architectures.rounding import stochastic_bfloat16
 
 NEVER = 2**62
 DECAYS = Decays(momentum=(0.9, 0.99, 0.999), rms=(0.999,), factored=(0.9, 0.99, 0.999))

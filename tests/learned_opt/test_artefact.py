@@ -11,7 +11,7 @@ import pytest
 
 import learned_opt
 from learned_opt import ArtefactError, load, read, save
-from learned_opt.artefact import CARD, CONFIG, WEIGHTS
+from learned_opt.artefact.format import CARD, CONFIG, WEIGHTS
 
 NAME, OPTIONS = "residual", {"hidden": 2, "initial_lr": 1e-2}
 
@@ -42,7 +42,7 @@ def run(tx, steps=5):
 
 def edit(directory, change):
     """Rewrites config.json with a digest that fits: what a forger, or another version, could write."""
-    from learned_opt.artefact import _encode, _sha256
+    from learned_opt.artefact.format import _encode, _sha256
 
     content = json.loads((directory / CONFIG).read_text())
     del content["sha256"]

@@ -11,7 +11,7 @@ import pytest
 
 import learned_opt
 from learned_opt import ArtefactError, load, push_to_hub, read
-from learned_opt.artefact import CARD, CONFIG, WEIGHTS
+from learned_opt.artefact.format import CARD, CONFIG, WEIGHTS
 
 EVALUATION = {
     "table": {"head": ["held-out task", "steps", "ratio"], "rows": [["a|b", 200, 0.4881], ["c", 500, None]]},

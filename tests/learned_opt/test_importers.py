@@ -21,7 +21,7 @@ import learned_opt
 from learned_opt import importers
 from learned_opt.importers import ImportProblem, SettingProblem, gin_text
 from learned_opt.importers.flax_msgpack import decode, flatten
-from meta_train import cli
+from meta_train.cli import main as cli
 
 FILES = Path(__file__).parent / "golden" / "checkpoints"
 RECORDED = {

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from learned_opt import mulo
+from learned_opt.architectures import mulo
 from tasks.augment import scale_loss
+from tasks.families.teacher_mlp import teacher_mlp
 from tasks.mu import mu_parameterised
-from tasks.teacher_mlp import teacher_mlp
 
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 

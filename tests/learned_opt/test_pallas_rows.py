@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from learned_opt import adafac_mlp, pallas_rows
-from learned_opt.adafac_mlp import FEATURES
-from learned_opt.features import OVER_ALL, Decays, init_state, observe
-from learned_opt.network import per_parameter_mlp
+from learned_opt.architectures import adafac_mlp, pallas_rows
+from learned_opt.architectures.adafac_mlp import FEATURES
+from learned_opt.architectures.features import OVER_ALL, Decays, init_state, observe
+from learned_opt.architectures.network import per_parameter_mlp
 
 DECAYS = Decays(momentum=(0.9, 0.99, 0.999), rms=(0.999,), factored=(0.9, 0.99, 0.999))
 LEVEL = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}

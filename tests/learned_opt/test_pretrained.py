@@ -10,13 +10,13 @@ import optax
 import pytest
 
 import learned_opt
-from learned_opt import artefact
+from learned_opt.artefact import load as artefact
 
 
 @pytest.fixture
 def packaged(tmp_path, monkeypatch):
     """A package with one optimizer in it, and a directory that is none."""
-    monkeypatch.setattr(artefact, "__file__", str(tmp_path / "artefact.py"))
+    monkeypatch.setattr(artefact, "__file__", str(tmp_path / "artefact" / "load.py"))
     lopt = learned_opt.LEARNED_OPTIMIZERS["learnable_adam"]()
     theta = jax.device_get(lopt.init(jax.random.key(0)))
     learned_opt.save(

@@ -6,9 +6,9 @@ import numpy as np
 import optax
 import pytest
 
-from learned_opt import residual
-from learned_opt.blocks import tensor_statistics
-from learned_opt.features import Decays, init_state, observe
+from learned_opt.architectures import residual
+from learned_opt.architectures.blocks import tensor_statistics
+from learned_opt.architectures.features import Decays, init_state, observe
 
 T = 30
 

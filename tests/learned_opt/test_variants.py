@@ -6,7 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from learned_opt import adafac_mlp, celo2, elo, mulo
+from learned_opt import elo
+from learned_opt.architectures import adafac_mlp, celo2, mulo
 
 
 def params():

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from meta_train import train
+from meta_train.run import train
 
 
 @pytest.fixture

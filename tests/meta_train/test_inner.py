@@ -8,8 +8,8 @@ import pytest
 
 from learned_opt import LEARNED_OPTIMIZERS
 from learned_opt.base import LearnedOptimizer
+from meta_train.core.system import start, unroll
 from meta_train.inner import Objective, inner_training, log_uniform
-from meta_train.system import start, unroll
 from tasks import augment
 from tasks.base import Task, TaskFamily
 

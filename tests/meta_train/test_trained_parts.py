@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from learned_opt import celo
-from meta_train.estimators.base import Estimate, GradientEstimator
-from meta_train.outer import make_outer_step
+from learned_opt.architectures import celo
+from meta_train.core.estimator import Estimate, GradientEstimator
+from meta_train.core.outer import make_outer_step
 
 
 def ones(theta, state, key, data):

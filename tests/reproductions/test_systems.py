@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from meta_train.systems.linear_influence import influences, linear_influence, variance
-from meta_train.systems.swimmer import SwimmerState, control_step, swimmer
-from meta_train.systems.toy_regression import toy_regression
+from reproductions.systems.linear_influence import influences, linear_influence, variance
+from reproductions.systems.swimmer import SwimmerState, control_step, swimmer
+from reproductions.systems.toy_regression import toy_regression
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "swimmer_mujoco.json").read_text(encoding="utf-8"))
 

@@ -8,13 +8,13 @@ import numpy as np
 import optax
 import pytest
 
+from meta_train.core.estimator import GRADIENT_FREE
+from meta_train.core.system import ENDLESS, UnrolledSystem
 from meta_train.estimators import ESTIMATORS
-from meta_train.estimators.base import GRADIENT_FREE
-from meta_train.system import ENDLESS, UnrolledSystem
-from meta_train.systems.character_lstm import character_lstm
-from meta_train.systems.classifier import classifier
-from meta_train.systems.layer_hyperparameters import layer_hyperparameters
-from meta_train.systems.mlp_schedule import mlp_schedule
+from reproductions.systems.character_lstm import character_lstm
+from reproductions.systems.classifier import classifier
+from reproductions.systems.layer_hyperparameters import layer_hyperparameters
+from reproductions.systems.mlp_schedule import mlp_schedule
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)

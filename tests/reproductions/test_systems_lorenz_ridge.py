@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from meta_train.system import ENDLESS
-from meta_train.systems import SYSTEMS, OuterProblem
-from meta_train.systems.lorenz import INIT_THETA, START, TRUTH, lorenz
-from meta_train.systems.ridge import best_log_l2, ridge, ridge_data, valid_loss
+from meta_train.core.system import ENDLESS
+from reproductions.systems import SYSTEMS, OuterProblem
+from reproductions.systems.lorenz import INIT_THETA, START, TRUTH, lorenz
+from reproductions.systems.ridge import best_log_l2, ridge, ridge_data, valid_loss
 
 
 @pytest.mark.parametrize("name", SYSTEMS)

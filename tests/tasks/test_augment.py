@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 import tasks
-from tasks import batches
 from tasks.augment import AUGMENTATIONS, augment
-from tasks.image_mlp import image_mlp
-from tasks.quadratic import quadratic
+from tasks.data import batches
+from tasks.families.image_mlp import image_mlp
+from tasks.families.quadratic import quadratic
 
 KEY = jax.random.key(11)
 OTHER = jax.random.key(12)

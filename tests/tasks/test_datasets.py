@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tasks import datasets
+from tasks.data import datasets
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks import datasets
+from tasks.data import datasets
 
 PIXELS = np.random.RandomState(0).randint(0, 256, (30, 6, 6)).astype(np.uint8)
 

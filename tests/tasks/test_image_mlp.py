@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tasks import batches, datasets
-from tasks.image_mlp import image_mlp
+from tasks.data import batches, datasets
+from tasks.families.image_mlp import image_mlp
 
 KEY = jax.random.key(3)
 

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tasks.quadratic import quadratic
+from tasks.families.quadratic import quadratic
 
 KEY = jax.random.key(7)
 

@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from tasks import batches, text
+from tasks.data import batches, text
 
 
 def test_bytes_become_97_tokens_and_newline_stays_apart(tmp_path):

@@ -5,7 +5,9 @@ import sys
 import numpy as np
 import pytest
 
-from tasks import datasets, make, text, tfds_data
+from tasks import make
+from tasks.data import datasets, text
+from tasks.data import tfds as tfds_data
 
 ROWS, TEST_ROWS = 60, 20
 

@@ -11,7 +11,8 @@ import numpy as np
 import optax
 import pytest
 
-from meta_train.checkpoint import CheckpointError, Checkpoints
+from meta_train.checkpoint.checkpoints import Checkpoints
+from meta_train.errors import CheckpointError
 
 
 class Outer(NamedTuple):
@@ -327,7 +328,7 @@ def test_when_all_are_damaged_that_is_an_error_and_they_are_moved_only_if_someth
 
 
 def test_a_checkpoint_of_a_later_format_is_not_called_damaged(run, monkeypatch):
-    monkeypatch.setattr("meta_train.checkpoint_files.FORMAT", 3)
+    monkeypatch.setattr("meta_train.checkpoint.checkpoints.files.FORMAT", 3)
     with Checkpoints(run) as checkpoints:
         checkpoints.save(3, outer(3))
     monkeypatch.undo()
@@ -352,7 +353,7 @@ def test_an_error_of_the_writing_thread_reaches_the_next_call_once(run, monkeypa
 
     checkpoints = Checkpoints(run)
     with monkeypatch.context() as broken:
-        broken.setattr("meta_train.checkpoint.write", refuse)
+        broken.setattr("meta_train.checkpoint.checkpoints.write", refuse)
         checkpoints.save(3, outer(3))
         with pytest.raises(
             CheckpointError,
@@ -368,7 +369,7 @@ def test_an_error_of_the_caller_is_not_hidden_by_one_of_the_last_save(run, monke
     def refuse(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("meta_train.checkpoint.write", refuse)
+    monkeypatch.setattr("meta_train.checkpoint.checkpoints.write", refuse)
     said = []
     with pytest.raises(KeyError), Checkpoints(run, warn=said.append) as checkpoints:
         checkpoints.save(3, outer(3))

@@ -10,13 +10,14 @@ import jax
 import numpy as np
 import pytest
 
-from meta_train.checkpoint import Checkpoints
+from meta_train.checkpoint.checkpoints import Checkpoints
 
 COMMON = """
 import resource, sys
 import jax, numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from meta_train.checkpoint import CheckpointError, Checkpoints
+from meta_train.errors import CheckpointError
+from meta_train.checkpoint import Checkpoints
 
 def content(step):
     return {"w": np.random.default_rng(step).normal(size=(100, 1000)), "n": step}

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from meta_train import exchange
-from meta_train.checkpoint import Checkpoints
+from meta_train.checkpoint.checkpoints import Checkpoints
+from meta_train.parallel import exchange
 
 
 def state(devices, seed):
@@ -49,7 +49,8 @@ HEAD = f"""
 import os, sys, time
 import jax, numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from meta_train.checkpoint import CheckpointError, Checkpoints
+from meta_train.errors import CheckpointError
+from meta_train.checkpoint import Checkpoints
 
 {inspect.getsource(state)}
 {inspect.getsource(same)}

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 import learned_opt
-from meta_train import cli
-from meta_train.commands import listing
-from meta_train.run_directory import load_trained
+from meta_train.cli import listing
+from meta_train.cli import main as cli
+from meta_train.run.directory import load_trained
 
 CONFIG = """
 outer_steps: 20

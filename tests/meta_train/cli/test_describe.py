@@ -5,9 +5,9 @@ from typing import Annotated, Literal
 import pytest
 from annotated_types import Ge, Gt, Interval, MinLen
 
-from meta_train.config import RunConfig
-from meta_train.describe import Option, describe, describe_model, range_in_words, render, type_in_words
-from meta_train.problems import ConfigError
+from meta_train.cli.describe import Option, describe, describe_model, range_in_words, render, type_in_words
+from meta_train.config.load import RunConfig
+from meta_train.errors import ConfigError
 
 
 def gadget(

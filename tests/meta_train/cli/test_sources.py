@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import learned_opt
-from meta_train import cli
-from meta_train.evaluation.sources import held_out, make_settings, open_source, tasks_and_settings
-from meta_train.problems import ConfigError
+from meta_train.cli import main as cli
+from meta_train.cli.sources import held_out, make_settings, open_source, tasks_and_settings
+from meta_train.errors import ConfigError
 from tasks.rings import RINGS
 
 

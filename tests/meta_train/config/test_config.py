@@ -10,12 +10,13 @@ import jax
 import pytest
 from annotated_types import Ge, Gt
 
-from meta_train import config, config_checks
-from meta_train.config import ConfigError
-from meta_train.config_checks import Registries
-from meta_train.describe import describe
-from meta_train.registry import check, fill, option_parameters, options_model
-from meta_train.system import check_truncation
+from meta_train.cli.describe import describe
+from meta_train.config import checks as config_checks
+from meta_train.config import load as config
+from meta_train.config.checks import Registries
+from meta_train.config.load import ConfigError
+from meta_train.config.registry import check, fill, option_parameters, options_model
+from meta_train.core.system import check_truncation
 
 
 def quadratic(

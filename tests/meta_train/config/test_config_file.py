@@ -3,8 +3,8 @@
 import pytest
 import yaml
 
-from meta_train.config_file import dump, override, parse, read
-from meta_train.problems import ConfigError
+from meta_train.config.file import dump, override, parse, read
+from meta_train.errors import ConfigError
 
 
 def keep_all(path, name):

@@ -9,10 +9,10 @@ import optax
 import optax.contrib
 import pytest
 
-from meta_train.describe import describe
-from meta_train.outer_optimizer import NOT_OFFERED, fill, optimizers, outer_optimizer, schedules
-from meta_train.problems import ConfigError
-from meta_train.registry import check
+from meta_train.cli.describe import describe
+from meta_train.config.outer_optimizer import NOT_OFFERED, fill, optimizers, outer_optimizer, schedules
+from meta_train.config.registry import check
+from meta_train.errors import ConfigError
 
 THETA = {"w": jnp.array([1.0, -2.0, 3.0]), "b": jnp.ones((2, 2))}
 GRADS = {"w": jnp.array([0.5, 1.0, -0.25]), "b": jnp.full((2, 2), -2.0)}

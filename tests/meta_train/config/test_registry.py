@@ -7,8 +7,8 @@ from typing import Annotated, Literal, NamedTuple
 import pytest
 from annotated_types import Ge, Gt, Interval, Len
 
-from meta_train.problems import ConfigError, Problem, nearest
-from meta_train.registry import build, check, fill, options_model
+from meta_train.config.registry import build, check, fill, options_model
+from meta_train.errors import ConfigError, Problem, nearest
 
 
 class Range(NamedTuple):

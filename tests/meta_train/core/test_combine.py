@@ -10,11 +10,11 @@ import optax
 import pytest
 
 from learned_opt import LEARNED_OPTIMIZERS
-from meta_train.combine import average, particle_mesh, shard
+from meta_train.core.combine import average, particle_mesh, shard
+from meta_train.core.outer import make_outer_step
+from meta_train.core.system import UnrolledSystem
 from meta_train.estimators import ESTIMATORS, Estimate, pes, summarise, tbptt
 from meta_train.inner import inner_training
-from meta_train.outer import make_outer_step
-from meta_train.system import UnrolledSystem
 from tasks import make
 
 

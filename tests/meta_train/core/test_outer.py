@@ -6,12 +6,12 @@ import numpy as np
 import optax
 import pytest
 
+from meta_train.core.outer import make_outer_step
+from meta_train.core.perturb import SKETCH, sketch
+from meta_train.core.system import UnrolledSystem
 from meta_train.estimators import nres, pes
-from meta_train.outer import make_outer_step
-from meta_train.perturb import SKETCH, sketch
-from meta_train.system import UnrolledSystem
-from meta_train.systems import toys
-from meta_train.testing import to_host
+from meta_train.testing import toys
+from meta_train.testing.conformance import to_host
 
 
 @pytest.fixture(scope="module")

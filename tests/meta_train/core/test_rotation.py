@@ -7,15 +7,15 @@ import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from meta_train import config as config_lib
-from meta_train import train
-from meta_train.combine import average, particle_mesh, shard
+from meta_train.config import load as config_lib
+from meta_train.core.combine import average, particle_mesh, shard
+from meta_train.core.outer import make_outer_step
+from meta_train.core.rotation import Rotation, _Programs, make_mixture_step
+from meta_train.core.system import UnrolledSystem
+from meta_train.errors import ConfigError
 from meta_train.estimators import ESTIMATORS
-from meta_train.metrics import read_jsonl
-from meta_train.mixture import Rotation, _Programs, make_mixture_step
-from meta_train.outer import make_outer_step
-from meta_train.problems import ConfigError
-from meta_train.system import UnrolledSystem
+from meta_train.run import train
+from meta_train.run.metrics import read_jsonl
 
 NUMBER = jax.ShapeDtypeStruct((), jnp.float32)
 

@@ -6,12 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from meta_train import config as config_lib
-from meta_train import stream as stream_lib
-from meta_train import train
-from meta_train.hooks import RunError
-from meta_train.problems import ConfigError
-from meta_train.stream import Feeds, buffer_at, chunk_at, stream
+from meta_train.config import load as config_lib
+from meta_train.core import stream as stream_lib
+from meta_train.core.stream import Feeds, buffer_at, chunk_at, stream
+from meta_train.errors import ConfigError, RunError
+from meta_train.run import train
 
 HOST = {
     "x": np.arange(2 * 24, dtype=np.float32).reshape(2, 24, 1),

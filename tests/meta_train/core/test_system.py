@@ -5,8 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from meta_train.system import ENDLESS, UnrolledSystem, check_truncation, finished, restart_if, start, unroll
-from meta_train.systems import toys
+from meta_train.core.system import (
+    ENDLESS,
+    UnrolledSystem,
+    check_truncation,
+    finished,
+    restart_if,
+    start,
+    unroll,
+)
+from meta_train.testing import toys
 
 
 def walk(length=6, *, worst_loss=1e6):

@@ -9,14 +9,14 @@ import jax
 import numpy as np
 import pytest
 
-from meta_train import cli
-from meta_train import config as config_lib
-from meta_train.diagnose import Diagnosis, Reference, plan
-from meta_train.diagnose_report import choose, closing_line, draw, print_table, to_json
+from meta_train.cli import main as cli
+from meta_train.config import load as config_lib
+from meta_train.diagnose.diagnose import Diagnosis, Reference, plan
+from meta_train.diagnose.gradient_statistics import Row, compare, measure, z_score
+from meta_train.diagnose.report import choose, closing_line, draw, print_table, to_json
 from meta_train.estimators import nres, pes, tbptt, truncated_es
 from meta_train.estimators.noise import Noise
-from meta_train.gradient_statistics import Row, compare, measure, z_score
-from meta_train.systems.toys import accumulator, vector_linear_quadratic
+from meta_train.testing.toys import accumulator, vector_linear_quadratic
 
 SAMPLES = 4096
 CONFIG = """

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import pytest
 
 from learned_opt import LEARNED_OPTIMIZERS
+from meta_train.core.system import UnrolledSystem
 from meta_train.estimators import ESTIMATORS
 from meta_train.inner import Objective, inner_training
-from meta_train.system import UnrolledSystem
 from tasks import make
 
 

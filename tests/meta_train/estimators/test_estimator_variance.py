@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from meta_train.estimators import ESTIMATORS
-from meta_train.systems import toys
-from meta_train.systems.linear_influence import influences, linear_influence, variance
-from meta_train.testing import compare, sample_gradients
+from meta_train.testing import toys
+from meta_train.testing.conformance import compare, sample_gradients
+from reproductions.systems.linear_influence import influences, linear_influence, variance
 
 
 def window_gradients(name, kind, unroll_length, dim, num_samples):

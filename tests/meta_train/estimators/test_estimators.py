@@ -12,12 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from meta_train import perturb, testing
+from meta_train.core import perturb
+from meta_train.core.system import Rollout
 from meta_train.estimators import ESTIMATORS
 from meta_train.estimators.guided_es import guided_noise
-from meta_train.system import Rollout
-from meta_train.systems import toys
-from meta_train.testing import UNBIASED, Subject, build, compare, sample_gradients
+from meta_train.testing import conformance as testing
+from meta_train.testing import toys
+from meta_train.testing.conformance import UNBIASED, Subject, build, compare, sample_gradients
 
 # What the mean of each estimator is the gradient of; None where truncation biases it.
 SMOOTHING = {

@@ -10,14 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from meta_train import combine, testing
-from meta_train.config import ConfigError
+from meta_train.config.load import ConfigError
+from meta_train.config.registry import build, fill
+from meta_train.core import combine
+from meta_train.core.system import UnrolledSystem
 from meta_train.estimators import ESTIMATORS
 from meta_train.estimators.noise import Noise, draw, set_sigma
-from meta_train.registry import build, fill
-from meta_train.system import UnrolledSystem
-from meta_train.systems import toys
-from meta_train.testing import Subject, check_unbiased, compare, sample_gradients
+from meta_train.testing import conformance as testing
+from meta_train.testing import toys
+from meta_train.testing.conformance import Subject, check_unbiased, compare, sample_gradients
 
 EVERYTHING = Noise(
     cohort=4, orthogonal=True, common="cohort", final_sigma=0.05, decay_steps=10, scales={"b/*": 2.0}

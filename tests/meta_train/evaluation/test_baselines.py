@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from meta_train.optax_baselines import BASELINES, SCHEDULES, build, relative_rate, theta
+from meta_train.evaluation.baselines import BASELINES, SCHEDULES, build, relative_rate, theta
 
 
 def rates(schedule, num_steps=100):

@@ -7,8 +7,8 @@ from meta_train.evaluation import compare as compare_lib
 from meta_train.evaluation.compare import Chosen, Table, always, archive, compare, single, table, tuned
 from meta_train.evaluation.measure import Grid
 from meta_train.evaluation.optimizers import Contestant
+from meta_train.evaluation.protocol import Settings
 from meta_train.evaluation.scores import draws
-from meta_train.evaluation.settings import Settings
 
 # One tuning seed, two evaluation seeds.
 SETTINGS = Settings(

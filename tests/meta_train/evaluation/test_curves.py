@@ -7,8 +7,8 @@ import optax
 import pytest
 
 from meta_train.evaluation import curves as curves_lib
+from meta_train.evaluation.baselines import BASELINES, build, theta
 from meta_train.evaluation.curves import curves, seed_keys, smooth, trainer
-from meta_train.optax_baselines import BASELINES, build, theta
 from tasks.base import Task, TaskFamily
 
 RATES = (0.001, 0.01, 0.1, 0.3, 1.0)

@@ -7,15 +7,15 @@ import optax
 import pytest
 
 from learned_opt import LearnedOptimizer
+from meta_train.errors import RunError
 from meta_train.evaluation import cache as cache_lib
 from meta_train.evaluation import measure as measure_lib
 from meta_train.evaluation.curves import final_loss
 from meta_train.evaluation.evaluate import evaluate
 from meta_train.evaluation.measure import measure
 from meta_train.evaluation.optimizers import hand_designed, learned
+from meta_train.evaluation.protocol import Settings
 from meta_train.evaluation.results import HeldOut
-from meta_train.evaluation.settings import Settings
-from meta_train.hooks import RunError
 from tasks.base import Task, TaskFamily, fixed
 
 SETTINGS = Settings(

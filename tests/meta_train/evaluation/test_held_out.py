@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from meta_train.evaluation.curves import curves, final_loss, seed_keys, trainer
-from meta_train.held_out import make_held_out
+from meta_train.evaluation.held_out import make_held_out
 from tasks.base import Task, fixed
 
 

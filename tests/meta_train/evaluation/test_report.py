@@ -13,16 +13,16 @@ import sys
 import numpy as np
 import pytest
 
+from meta_train.cli.evaluate_source import write
+from meta_train.errors import RunError
 from meta_train.evaluation import document as document_lib
 from meta_train.evaluation.document import document, read, to_csv
 from meta_train.evaluation.leaderboard import leaderboard
+from meta_train.evaluation.protocol import Settings
 from meta_train.evaluation.report import print_report, to_markdown
 from meta_train.evaluation.results import Cell, Evaluation, Outcome
-from meta_train.evaluation.run import write
 from meta_train.evaluation.scores import TAUS, Interval, Profile, Score
-from meta_train.evaluation.settings import Settings
 from meta_train.evaluation.tables import notes, summary
-from meta_train.hooks import RunError
 
 NAMES = ("learned", "adam", "adam_cosine")
 NAN = float("nan")

@@ -9,11 +9,11 @@ import jax
 import numpy as np
 import pytest
 
-from meta_train import config as config_lib
-from meta_train import hosts, train
-from meta_train.hooks import RunError
-from meta_train.problems import ConfigError
-from meta_train.run_directory import load_trained
+from meta_train.config import load as config_lib
+from meta_train.errors import ConfigError, RunError
+from meta_train.parallel import hosts
+from meta_train.run import train
+from meta_train.run.directory import load_trained
 
 pytestmark = pytest.mark.slow
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 import learned_opt
-from meta_train import cli
-from meta_train.checkpoint import Checkpoints
-from meta_train.config_file import parse
-from meta_train.evaluation.sources import open_source
+from meta_train.checkpoint.checkpoints import Checkpoints
+from meta_train.cli import main as cli
+from meta_train.cli.sources import open_source
+from meta_train.config.file import parse
 from meta_train.population import config as config_lib
 from meta_train.population import lineage
 from meta_train.population.run import build_population, run_population

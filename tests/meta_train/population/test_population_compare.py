@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from meta_train.population import compare
-from meta_train.population.compare import (
+from meta_train.population import improvement as compare
+from meta_train.population.improvement import (
     Overlap,
     curve,
     gap,

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from meta_train.population import CONTROLLERS, fire_pbt, mf_pbt, pbt, random_search
 from meta_train.population.base import Outcome, Rhythm, Setting
+from meta_train.population.controllers import CONTROLLERS, fire_pbt, mf_pbt, pbt, random_search
 from meta_train.population.exploit import best, tournament, truncation, ttest
 from meta_train.population.space import linear, log
 

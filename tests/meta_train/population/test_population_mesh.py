@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from meta_train import combine
+from meta_train.core import combine
 from meta_train.population import meta_training as lib
 from meta_train.population.base import Rhythm
 from meta_train.population.engine import engine

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from meta_train.config_file import parse
+from meta_train.config.file import parse
 from meta_train.population import config as config_lib
 from meta_train.population.run import run_population
 

@@ -11,9 +11,9 @@ import jax
 import numpy as np
 import pytest
 
-from meta_train import cli
-from meta_train.checkpoint import Checkpoints
-from meta_train.config_file import parse
+from meta_train.checkpoint.checkpoints import Checkpoints
+from meta_train.cli import main as cli
+from meta_train.config.file import parse
 from meta_train.population import config as config_lib
 from meta_train.population import lineage
 from meta_train.population.evolve import begin

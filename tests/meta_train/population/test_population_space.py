@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from meta_train.config.registry import build
+from meta_train.errors import ConfigError
 from meta_train.population.space import EXPLORES, SCALES, choice, explore, integer, linear, log, sample
-from meta_train.problems import ConfigError
-from meta_train.registry import build
 
 
 def rng(seed=0):

@@ -4,6 +4,8 @@ import jax
 import numpy as np
 import pytest
 
+from meta_train.core.stream import buffer_at
+from meta_train.errors import ConfigError
 from meta_train.population import config as config_lib
 from meta_train.population import lineage
 from meta_train.population.evolve import evolve
@@ -11,9 +13,7 @@ from meta_train.population.feeds import fed, placed
 from meta_train.population.mesh import member_mesh
 from meta_train.population.meta_training import meta_training
 from meta_train.population.run import build_population, run_population
-from meta_train.problems import ConfigError
-from meta_train.stream import buffer_at
-from meta_train.train import Display
+from meta_train.run.train import Display
 
 STREAMED = {
     "outer_steps": 10,

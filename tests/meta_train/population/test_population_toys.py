@@ -4,8 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from meta_train.population import CONTROLLERS, toys
+from meta_train.population import toys
 from meta_train.population.base import Rhythm, Setting
+from meta_train.population.controllers import CONTROLLERS
 from meta_train.population.evolve import evolve, population
 from meta_train.population.replay import replay
 from meta_train.population.space import linear, log

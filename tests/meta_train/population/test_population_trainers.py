@@ -6,14 +6,14 @@ import numpy as np
 import optax
 import pytest
 
+from meta_train.errors import ConfigError
 from meta_train.population.base import Member, Rhythm, Trainer
-from meta_train.population.check import check_trainer
+from meta_train.population.check_trainer import check_trainer
 from meta_train.population.engine import Copy, engine
 from meta_train.population.mesh import member_mesh
 from meta_train.population.meta_training import meta_training, with_sigma
 from meta_train.population.space import linear
 from meta_train.population.supervised import supervised
-from meta_train.problems import ConfigError
 from tasks import TASKS
 
 TASK = {"name": "image_mlp", "hidden": [4], "batch_size": 8, "datasets": ["digits[:100]"]}

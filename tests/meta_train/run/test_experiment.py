@@ -6,14 +6,14 @@ import pytest
 
 import learned_opt
 from learned_opt import learnable_adam
-from meta_train import config as config_lib
+from meta_train.config import load as config_lib
+from meta_train.core.system import UnrolledSystem
+from meta_train.errors import ConfigError
 from meta_train.estimators import GradientEstimator, pes
-from meta_train.experiment import assemble, call_length, check_gradient, check_system
-from meta_train.forecast import forecast, tree_bytes
 from meta_train.inner import inner_training
-from meta_train.problems import ConfigError
-from meta_train.system import UnrolledSystem
-from tasks import quadratic
+from meta_train.run.experiment import assemble, call_length, check_gradient, check_system
+from meta_train.run.forecast import forecast, tree_bytes
+from tasks.families import quadratic
 
 CONFIG = {
     "outer_steps": 60,

@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import pytest
 
 from learned_opt import LEARNED_OPTIMIZERS
-from meta_train.config import parse
+from meta_train.config.load import parse
 from meta_train.estimators import ESTIMATORS
-from meta_train.experiment import assemble
-from meta_train.forecast import forecast
 from meta_train.inner import inner_training
-from meta_train.memory import forecast_bytes
+from meta_train.run.experiment import assemble
+from meta_train.run.forecast import forecast
+from meta_train.run.memory import forecast_bytes
 from tasks import make
 
 MIB = 2**20

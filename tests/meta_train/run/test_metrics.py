@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from meta_train.metrics import MetricsError, Writer, all_of, jsonl_writer, read_jsonl
+from meta_train.errors import MetricsError
+from meta_train.run.metrics import Writer, all_of, jsonl_writer, read_jsonl
 
 
 @pytest.fixture
@@ -139,7 +140,8 @@ def test_a_place_that_cannot_be_written_or_read_is_one_clear_error(tmp_path):
 
 FULL_DISK = """
 import resource, sys
-from meta_train.metrics import MetricsError, jsonl_writer
+from meta_train.errors import MetricsError
+from meta_train.metrics import jsonl_writer
 writer = jsonl_writer(sys.argv[1])
 unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100, unlimited[1]))

@@ -15,14 +15,13 @@ import numpy as np
 import pytest
 
 import learned_opt
-from meta_train import config as config_lib
-from meta_train import train
-from meta_train.checkpoint import Checkpoints
-from meta_train.experiment import assemble
-from meta_train.hooks import RunError
-from meta_train.metrics import read_jsonl
-from meta_train.problems import ConfigError
-from meta_train.run_directory import load_trained
+from meta_train.checkpoint.checkpoints import Checkpoints
+from meta_train.config import load as config_lib
+from meta_train.errors import ConfigError, RunError
+from meta_train.run import train
+from meta_train.run.directory import load_trained
+from meta_train.run.experiment import assemble
+from meta_train.run.metrics import read_jsonl
 
 CONFIG = {
     "outer_steps": 60,

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from meta_train.wandb_writer import wandb_writer
+from meta_train.run.wandb_writer import wandb_writer
 
 OFFLINE = """
 import os, sys

@@ -7,13 +7,13 @@ from typing import Any
 import jax
 
 import learned_opt
-from meta_train import config as config_lib
-from meta_train.config_schema import RunConfig
+from meta_train.config import load as config_lib
+from meta_train.config.schema import RunConfig
+from meta_train.errors import RunError
 from meta_train.evaluation import document, tables
-from meta_train.hooks import RunError
 from meta_train.population.best import load_best
 from meta_train.population.run import holds_population
-from meta_train.run_directory import load_trained
+from meta_train.run.directory import load_trained
 
 EVALUATION = "evaluation.json"
 

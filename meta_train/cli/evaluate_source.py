@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from meta_train.cli.sources import open_source, tasks_and_settings
 from meta_train.evaluation import document as document_lib
 from meta_train.evaluation.evaluate import evaluate
 from meta_train.evaluation.measure import Progress
@@ -13,7 +14,6 @@ from meta_train.evaluation.page import evaluation_page
 from meta_train.evaluation.picture import curves_png, scores_png
 from meta_train.evaluation.report import print_report
 from meta_train.evaluation.results import Evaluation
-from meta_train.evaluation.sources import open_source, tasks_and_settings
 
 
 def evaluate_source(

@@ -1,0 +1,1 @@
+"""Checkpoints of a run: written atomically through Orbax, verified when they are read."""

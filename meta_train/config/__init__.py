@@ -1,0 +1,1 @@
+"""Configs: a YAML file and the signatures of factories become a validated object, or a list of mistakes."""

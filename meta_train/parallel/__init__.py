@@ -1,0 +1,1 @@
+"""Several processes or hosts that run one meta-training together."""

@@ -1,0 +1,1 @@
+"""A meta-training run: building it from a config, the loop, its hooks, its directory."""

@@ -1,0 +1,1 @@
+"""Task families, one a file; the literal dict `tasks.TASKS` names them."""

@@ -1,1 +1,60 @@
-"""Meta-training of learned optimizers: unrolled systems, outer-gradient estimators, the trainer."""
+"""Meta-training of learned optimizers: unrolled systems, outer-gradient estimators, the trainer.
+
+These eight names are the public Python API; each is imported when it is first used.
+
+  load_config(path, overrides)      a YAML file as a validated `RunConfig`
+  train(config, directory)          a meta-training run; `resume=True` continues one bit for bit
+  load_run(directory, warn)         the trained theta of a run, with the objects that it was trained with
+  evaluate(source)                  an optimizer against tuned rivals on tasks that it was not trained on
+  export(run, directory)            a run's optimizer as an artefact for `learned_opt.load`
+  diagnose_config(config)           which estimator, K, sigma and N suit a config, measured
+  train_population(config, directory)    random search, PBT, FIRE PBT or MF-PBT
+  check_estimator(factory, ...)     the conformance tests of an outer-gradient estimator
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from meta_train.cli.artefact import export_run as export
+    from meta_train.cli.evaluate_source import evaluate_source as evaluate
+    from meta_train.config.load import load as load_config
+    from meta_train.diagnose.report import diagnose_run as diagnose_config
+    from meta_train.population.run import run_population as train_population
+    from meta_train.run.directory import load_trained as load_run
+    from meta_train.run.train import run as train
+    from meta_train.testing import check_estimator
+
+# Importing everything here would make each import of a small part of the package load all of it.
+_PLACES = {
+    "load_config": "meta_train.config.load:load",
+    "train": "meta_train.run.train:run",
+    "load_run": "meta_train.run.directory:load_trained",
+    "evaluate": "meta_train.cli.evaluate_source:evaluate_source",
+    "export": "meta_train.cli.artefact:export_run",
+    "diagnose_config": "meta_train.diagnose.report:diagnose_run",
+    "train_population": "meta_train.population.run:run_population",
+    "check_estimator": "meta_train.testing:check_estimator",
+}
+
+__all__ = [
+    "check_estimator",
+    "diagnose_config",
+    "evaluate",
+    "export",
+    "load_config",
+    "load_run",
+    "train",
+    "train_population",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'meta_train' has no attribute {name!r}")
+    module, _, attribute = _PLACES[name].partition(":")
+    return getattr(import_module(module), attribute)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -109,13 +109,15 @@ def _spread(values) -> str:
 def plot_command(args: argparse.Namespace) -> int:
     """`meta-train plot`."""
     from meta_train.population import lineage
+    from meta_train.population.config import assemble
     from meta_train.population.pictures import save_population
-    from meta_train.population.run import build_population, load_config
+    from meta_train.population.run import load_config
 
     config = load_config(args.run)
-    records, (_, parts) = lineage.read(args.run), build_population(config)
+    records, parts = lineage.read(args.run), assemble(config)
     file = args.out or args.run / "population.png"
     log = [name for name, spec in config.hypers.items() if spec["name"] == "log"]
-    save_population(parts.controller, parts.space, records, file, log=log)
+    copied = config.copied.weights
+    save_population(parts.controller, parts.space, records, file, log=log, copied_weights=copied)
     print(f"drawn to {file}")
     return 0

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-import numpy as np
 from annotated_types import Ge, Interval, MinLen
 from pydantic import ValidationError
 
@@ -15,9 +14,9 @@ from meta_train.config import registry
 from meta_train.config.registry import Spec, as_json, build
 from meta_train.config.schema import Checkpoint, Count, Runtime, Section, WandB
 from meta_train.config.validation import from_validation, from_value_error
-from meta_train.errors import ConfigError, Problem, nearest
+from meta_train.errors import ConfigError, Problem
 from meta_train.population.base import Controller, Rhythm, Setting, Trainer
-from meta_train.population.check_trainer import check_trainer
+from meta_train.population.check_trainer import problems_of
 from meta_train.population.controllers import CONTROLLERS
 from meta_train.population.engine import Copy
 from meta_train.population.mesh import divided, member_mesh
@@ -175,24 +174,13 @@ def assemble(config: PopulationConfig) -> Parts:
             problems.append(from_value_error(error, "", ()))
 
     rhythm = Rhythm(config.round_steps, config.eval_every, config.average)
-    if rhythm.round_steps % rhythm.eval_every:
-        problems.append(
-            Problem("eval_every", f"must divide round_steps ({config.round_steps})", config.eval_every)
-        )
-    elif rhythm.average > rhythm.evaluations:
-        message = f"must be at most the {rhythm.evaluations} evaluations of a round"
-        problems.append(Problem("average", message, config.average))
     space = {
         name: attempt(build, SCALES, spec, where=f"hypers.{name}") for name, spec in config.hypers.items()
     }
     trainer = attempt(build, TRAINERS, config.trainer, tuple(space), where="trainer")
-    if trainer is not None:
-        problems += _check_names(trainer, tuple(space), config.trainer["name"])
-        problems += _check_bounds(trainer, space) + _check_streams(trainer, config.round_steps)
-        if not problems:
-            attempt(check_trainer, trainer, space)
-        if not problems:
-            attempt(divided, trainer, config.mesh.particles)
+    problems += problems_of(trainer, space, rhythm, config.trainer["name"])
+    if not problems:
+        attempt(divided, trainer, config.mesh.particles)
     controller = None
     if not any(problem.key == "eval_every" for problem in problems):
         setting = Setting(space, rhythm, config.copied.hypers)
@@ -203,43 +191,3 @@ def assemble(config: PopulationConfig) -> Parts:
         raise ConfigError(problems)
     copied = config.copied
     return Parts(trainer, controller, space, rhythm, Copy(copied.weights, copied.opt_state, copied.inner))
-
-
-def _check_names(trainer: Trainer, searched: tuple[str, ...], name: str) -> list[Problem]:
-    """Refuses hyperparameters that the trainer does not have, or that change shapes, or that it lacks."""
-    problems = []
-    can = f"can be searched with {name}: {', '.join(trainer.hypers)}"
-    for key in searched:
-        if key in trainer.hypers:
-            continue
-        if key in trainer.static:
-            message = f"changes shapes or the program, so members cannot differ in it; {can}"
-            problems.append(Problem(f"hypers.{key}", message))
-        else:
-            message = f"is no hyperparameter of the trainer {name}"
-            problems.append(Problem(f"hypers.{key}", message, suggestion=nearest(key, trainer.hypers)))
-    missing = [key for key in trainer.required if key not in searched]
-    return problems + [Problem(f"hypers.{key}", f"is required by the trainer {name}") for key in missing]
-
-
-def _check_streams(trainer: Trainer, round_steps: int) -> list[Problem]:
-    """Refuses streams that would have to be refreshed while a round runs."""
-    message = f"must be a multiple of round_steps ({round_steps}): members run a round in one call"
-    return [
-        Problem(f"trainer.config.tasks: stream.every of {label}", message, one.every)
-        for label, one in trainer.streams.items()
-        if one.every % round_steps
-    ]
-
-
-def _check_bounds(trainer: Trainer, space: Space) -> list[Problem]:
-    """Refuses hyperparameters that could get below the least value that the trainer knows for them."""
-    problems = []
-    for name, h in space.items():
-        if h is None or name not in trainer.least:
-            continue
-        lowest = min(h.values) if h.values else float(h.legal(np.array([-np.inf]))[0])
-        if lowest < trainer.least[name]:
-            key = f"hypers.{name}.{'values' if h.values else 'bounds'}"
-            problems.append(Problem(key, f"must not get below {trainer.least[name]:g}", lowest))
-    return problems

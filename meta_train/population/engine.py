@@ -32,6 +32,7 @@ class Engine(NamedTuple):
       gather: `(members, source i32[M]) -> members`, donated; the parts that are copied.
       test: `(members, data) -> {name: f32[M]}`.
       mesh: that the members are on.
+      copy: the parts that `gather` copies.
     """
 
     init: Callable[[jax.Array, Any], Member]
@@ -39,6 +40,7 @@ class Engine(NamedTuple):
     gather: Callable[[Member, Any], Member]
     test: Callable[[Member, Any], dict[str, jax.Array]]
     mesh: Mesh
+    copy: Copy
 
 
 def engine(
@@ -109,7 +111,7 @@ def engine(
 
     def gather_local(slots, members, source):
         taken = mesh_lib.take_rows(members, source, slots, num_devices)
-        if copy.inner:
+        if copy.inner or not jax.tree.leaves(members.inner):
             inner = taken.inner
         else:  # a member with new weights goes on with its own inner part, begun anew where that is possible
             again = jax.vmap(trainer.restart)(members.inner)
@@ -139,6 +141,7 @@ def engine(
         jax.jit(lambda m, source: gather(slots, m, source), donate_argnums=0),
         jax.jit(jax.vmap(trainer.test, (0, None)), out_shardings=NamedSharding(mesh, everywhere)),
         mesh,
+        copy,
     )
 
 

@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from meta_train.errors import RunError
+from meta_train.errors import ConfigError, RunError
 from meta_train.population import engine as engine_lib
 from meta_train.population import mesh as mesh_lib
 from meta_train.population.base import Controller, Member, Outcome, Rhythm, Trainer
+from meta_train.population.check_trainer import problems_of
 from meta_train.population.feeds import fed, placed
 from meta_train.population.space import Hypers, Space
 
@@ -76,7 +77,14 @@ def population(
     mesh: Any = None,
     chunk: int | None = None,
 ) -> Population:
-    """A population that is ready to begin, its data on every device; arguments as those of its parts."""
+    """A population that is ready to begin, its data on every device; arguments as those of its parts.
+
+    Raises:
+      ConfigError: parts that do not fit together, as they would be refused in a config.
+    """
+    problems = problems_of(trainer, space, rhythm)
+    if problems:
+        raise ConfigError(problems)
     run = engine_lib.engine(trainer, controller.num_members, rhythm, copy=copy, mesh=mesh, chunk=chunk)
     return Population(placed(trainer, run.mesh), controller, space, rhythm, run, seed)
 
@@ -88,7 +96,7 @@ def begin(population: Population) -> Stage:
         _key(population, 0), engine_lib.to_device(population.space, decision.hypers)
     )
     members = population.engine.gather(members, decision.source.astype(np.int32))
-    return Stage(0, members, decision.hypers, state, np.arange(len(decision.source))[decision.source])
+    return Stage(0, members, decision.hypers, state, _weights_from(population, decision.source))
 
 
 def advance(population: Population, stage: Stage, data: Any = None, *, last: bool) -> tuple[Stage, Record]:
@@ -117,7 +125,13 @@ def advance(population: Population, stage: Stage, data: Any = None, *, last: boo
         if (source != np.arange(len(source))).any():
             members = population.engine.gather(members, source.astype(np.int32))
     record = Record(stage.round, step, stage.hypers, scores, fitness, source, events)
-    return Stage(stage.round + 1, members, new, state, stage.ancestors[source]), record
+    ancestors = stage.ancestors[_weights_from(population, source)]
+    return Stage(stage.round + 1, members, new, state, ancestors), record
+
+
+def _weights_from(population: Population, source: np.ndarray) -> np.ndarray:
+    """i64[M], the member whose weights each one goes on with: its own where weights are not copied."""
+    return source if population.engine.copy.weights else np.arange(len(source))
 
 
 def evolve(

@@ -44,7 +44,7 @@ def fire_pbt(
       setting: what is searched.
       subpopulations: sizes of P1, P2, ...
       evaluators: how many serve P2, P3, ...: at most as many as members (the paper: three quarters).
-      exploit: the rule within each sub-population, over its evaluated members.
+      exploit: the rule within each sub-population, over its evaluated members; any but `ttest`.
       max_eval_steps: from here on only a significant lead keeps an evaluation going; null for 3 rounds.
         Holds at least 7 evaluations, without which the sign test cannot become significant.
       min_steps_before_eval: steps before the first evaluation.
@@ -55,11 +55,16 @@ def fire_pbt(
       child: whose hypers an evaluator trains with: those of the best member of P(i-1), or of any.
 
     Raises:
-      ValueError: evaluators that do not fit the sub-populations, too few points for the sign test.
+      ValueError: evaluators that do not fit the sub-populations, too few points for the sign test, `ttest`.
 
     Source: Dalibard & Jaderberg, "Faster Improvement Rate Population Based Training", arXiv 2109.13800, 2021.
     Differs from it in: docs/population.md lists what could not be verified and what stands in for it.
     """
+    if exploit.get("name") == "ttest":
+        raise ValueError(
+            "exploit must not be ttest: P2, P3, ... are ranked by their rate of improvement, one number per "
+            "round, which a t-test of evaluations cannot compare"
+        )
     rhythm = setting.rhythm
     _check_sizes(subpopulations, evaluators)
     limit = 3 * rhythm.round_steps if max_eval_steps is None else max_eval_steps

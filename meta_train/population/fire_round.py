@@ -185,6 +185,10 @@ def _judge(now: _Round, i: int) -> None:
         now.source[child] = slot
         now.set_curve(child, now.curves[slot])
         now.end(slot, "success", lead=compare.gap(now.curve(slot), now.curve(child), now.rules.gap_stat))
+        if i > 1:  # the child is a parent itself: copies of its old weights say nothing about the new ones
+            for other, its in now.running(i - 1).items():
+                if its["parent"] == child:
+                    now.end(other, "stop", why="overwritten")
 
 
 def _failed(rules: Rules, a: compare.Curve, b: compare.Curve, trained: int) -> str | None:

@@ -68,15 +68,21 @@ def read(directory: Path) -> list[Record]:
     return records
 
 
-def schedule_of(records: Sequence[Record], slot: int) -> Schedule:
-    """The way back from a member of the last round, through everyone that its weights came from.
+def schedule_of(records: Sequence[Record], slot: int, copied_weights: bool = True) -> Schedule:
+    """The way back from a member of the last round, through all members that its weights came from.
 
-    Weights that came through an evaluator are followed into it: its hypers, while it held them, were
-    its child's, and before that those of its parent.
+    Weights that came from an evaluator are followed into it: while it held them, its hypers were those of
+    its child; before that, the weights had the hypers of its parent.
+
+    Args:
+      records: every round.
+      slot: the member.
+      copied_weights: whether a member that is overwritten gets its source's weights (`copied.weights` of the
+        config); if it does not, the weights stay in their slot.
     """
     slots = [slot]
     for record in reversed(records[:-1]):
-        slots.append(int(record.source[slots[-1]]))
+        slots.append(int(record.source[slots[-1]]) if copied_weights else slot)
     slots.reverse()
     hypers = {
         name: np.array([r.hypers[name][s] for r, s in zip(records, slots, strict=True)])
@@ -86,9 +92,9 @@ def schedule_of(records: Sequence[Record], slot: int) -> Schedule:
     return Schedule(np.array(slots), hypers, fitness, records[0].step)
 
 
-def winner(controller: Controller, records: Sequence[Record]) -> Schedule:
-    """The schedule of the best ranked member of the last round."""
-    return schedule_of(records, best_member(controller, records[-1]))
+def winner(controller: Controller, records: Sequence[Record], copied_weights: bool = True) -> Schedule:
+    """The schedule of the best ranked member of the last round; arguments as those of `schedule_of`."""
+    return schedule_of(records, best_member(controller, records[-1]), copied_weights)
 
 
 def pieces(schedule: Schedule) -> list[dict[str, Any]]:

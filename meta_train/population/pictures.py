@@ -16,7 +16,13 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 
 
 def draw_population(
-    controller: Controller, space: Space, records: Sequence[Record], figure: Any, *, log: Sequence[str] = ()
+    controller: Controller,
+    space: Space,
+    records: Sequence[Record],
+    figure: Any,
+    *,
+    log: Sequence[str] = (),
+    copied_weights: bool = True,
 ) -> None:
     """Draws on a matplotlib figure; members are coloured by group, the winner's ancestry is black.
 
@@ -26,29 +32,30 @@ def draw_population(
       records: every round.
       figure: to draw on.
       log: hyperparameters on a logarithmic axis.
+      copied_weights: as in `schedule_of`.
     """
     names = list(space)
     panels = figure.subplots(len(names) + 2, 1, sharex=True)
-    best = winner(controller, records)
+    best = winner(controller, records, copied_weights)
     _fitness(panels[0], controller, records, best)
     for panel, name in zip(panels[1:-1], names, strict=True):
         _hyperparameter(panel, controller, records, best, name, name in log)
-    _family(panels[-1], controller, records, best)
+    _family(panels[-1], controller, records, best, copied_weights)
     panels[-1].set(xlabel="steps", ylabel="member")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=min(4, len(labels)), frameon=False)
 
 
 def save_population(
-    controller: Controller, space: Space, records: Sequence[Record], path: Path, *, log: Sequence[str] = ()
+    controller: Controller, space: Space, records: Sequence[Record], path: Path, **options: Any
 ) -> None:
-    """The picture as a file; the ending of `path` names the format."""
+    """The picture of `draw_population` as a file; the ending of `path` names the format."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3 * (len(space) + 2)), layout="constrained", dpi=110)
     FigureCanvasAgg(figure)
-    draw_population(controller, space, records, figure, log=log)
+    draw_population(controller, space, records, figure, **options)
     figure.savefig(path)
 
 
@@ -87,9 +94,13 @@ def _hyperparameter(panel, controller, records, best: Schedule, name: str, log: 
     panel.grid(alpha=0.25)
 
 
-def _family(panel, controller, records, best: Schedule) -> None:
-    """One row a member; a line for each copy, those that led to anybody of the last round darker."""
-    alive = {(i, s) for m in controller.ranked for i, s in enumerate(schedule_of(records, m).slots.tolist())}
+def _family(panel, controller, records, best: Schedule, copied_weights: bool) -> None:
+    """One row per member and a line for each copy, darker if its weights reached the last round."""
+    alive = {
+        (i, slot)
+        for member in controller.ranked
+        for i, slot in enumerate(schedule_of(records, member, copied_weights).slots.tolist())
+    }
     step = records[0].step
     for i, record in enumerate(records[:-1]):
         for slot, source in enumerate(record.source.tolist()):

@@ -10,11 +10,12 @@ import numpy as np
 from meta_train.errors import RunError
 from meta_train.population import lineage
 from meta_train.population.base import Rhythm, Trainer
+from meta_train.population.config import assemble
 from meta_train.population.engine import Engine, engine, to_device
 from meta_train.population.evolve import fitness_of
 from meta_train.population.feeds import fed
 from meta_train.population.lineage import Schedule
-from meta_train.population.run import build_population, load_config
+from meta_train.population.run import load_config
 from meta_train.population.space import Space
 
 REPLAY_STREAM = 2**31  # of keys that no population draws from
@@ -86,7 +87,7 @@ def winners_schedule(directory: Path) -> Schedule:
     records = lineage.read(directory)
     if len(records) < config.rounds:
         raise RunError(f"{directory} has done {len(records)} of {config.rounds} rounds: resume it first")
-    return lineage.winner(build_population(config)[1].controller, records)
+    return lineage.winner(assemble(config).controller, records, config.copied.weights)
 
 
 def export_schedule(directory: Path, file: Path) -> Schedule:
@@ -107,7 +108,7 @@ def export_schedule(directory: Path, file: Path) -> Schedule:
 def replay_run(directory: Path, file: Path, *, num_seeds: int, seed: int) -> tuple[Schedule, Replay]:
     """Replays the winner's schedule of a run, and writes what comes out as JSON."""
     schedule = winners_schedule(directory)
-    parts = build_population(load_config(directory))[1]
+    parts = assemble(load_config(directory))
     found = replay(parts.trainer, parts.space, parts.rhythm, schedule.hypers, num_seeds=num_seeds, seed=seed)
     value = {"population_fitness": float(schedule.fitness[-1]), "seed": seed}
     value |= {"fitness": found.fitness.tolist(), "scores": found.scores.tolist()}

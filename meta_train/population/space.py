@@ -12,6 +12,7 @@ Draw = Callable[[np.random.Generator, int], np.ndarray]
 Explore = Callable[[np.random.Generator, np.ndarray, "Hyperparameter"], np.ndarray]
 Hypers = dict[str, np.ndarray]  # name -> f64[members]
 Positive = Annotated[float, Gt(0)]
+MULTIPLY = ("factors", "log_normal")  # explore rules that cannot change the sign of a value
 
 
 class Hyperparameter(NamedTuple):
@@ -106,15 +107,17 @@ def integer(
 ) -> Hyperparameter:
     """A whole number, drawn uniformly, both ends included; `neighbour` is one more or less.
 
-    Other options as those of `log`. What an explore rule gives is rounded away from the old value,
-    so that a factor of 1.25 does not leave 2 where it was.
+    The other options are those of `log`. The result of an explore rule is rounded away from the old value,
+    so that a factor of 1.25 changes 2 into 3. Where exploring multiplies, 0 counts as 1/2: a factor above
+    1 changes it into 1.
     """
     low, high = _range(bounds, initial, given)
-    rule = build(EXPLORES, explore, where="explore")
+    rule = _rule(explore, bounds)
 
     def away(rng, values, h):
-        new = rule(rng, values, h)
-        return np.where(new > values, np.ceil(new - 1e-9), np.floor(new + 1e-9))
+        old = np.where(values == 0, 0.5, values) if explore["name"] in MULTIPLY else values
+        new = rule(rng, old, h)
+        return np.where(new > old, np.ceil(new - 1e-9), np.floor(new + 1e-9))
 
     def draw(rng, n):
         return rng.integers(low, high, n, endpoint=True).astype(float)
@@ -165,10 +168,16 @@ def _range(bounds: Any, initial: Any, given: Any) -> tuple[Any, Any]:
     return low, high
 
 
-def _ranged(draw: Draw, bounds: Any, given: Any, explore: Spec) -> Hyperparameter:
+def _rule(explore: Spec, bounds: Any) -> Explore:
+    """The explore rule of a range (ValueError for one that its bounds do not allow)."""
     rule = build(EXPLORES, explore, where="explore")
-    if explore["name"] in ("log_normal", "factors") and bounds[0] < 0:
+    if explore["name"] in MULTIPLY and bounds[0] < 0:
         raise ValueError(f"bounds must not be negative where exploring multiplies, got {list(bounds)}")
+    return rule
+
+
+def _ranged(draw: Draw, bounds: Any, given: Any, explore: Spec) -> Hyperparameter:
+    rule = _rule(explore, bounds)
     if explore["name"] == "neighbour":
         raise ValueError("explore must not be neighbour for a range: it has no next value")
     return Hyperparameter(_deal(given) if given else draw, rule, lambda values: np.clip(values, *bounds))
@@ -211,7 +220,7 @@ def neighbour() -> Explore:
     def rule(rng, values, h):
         step = rng.choice([-1, 1], len(values))
         if not h.values:
-            return values + step
+            return np.where(h.legal(values + step) == values, values - step, values + step)
         several = np.asarray(h.values)
         place = np.abs(values[:, None] - several).argmin(1)
         moved = np.where((place + step < 0) | (place + step >= len(several)), place - step, place + step)

@@ -7,7 +7,7 @@ import pytest
 
 from meta_train.population.base import Outcome, Rhythm, Setting
 from meta_train.population.controllers import CONTROLLERS, fire_pbt, mf_pbt, pbt, random_search
-from meta_train.population.exploit import best, tournament, truncation, ttest
+from meta_train.population.exploit import EXPLOITS, best, tournament, truncation, ttest
 from meta_train.population.space import linear, log
 
 RHYTHM = Rhythm(100, 20)
@@ -60,17 +60,23 @@ def test_truncation_copies_the_best_quarter_over_the_worst():
     assert found == {2, 3}
 
 
-def test_a_member_that_is_not_finite_is_overwritten_and_never_copied():
+@pytest.mark.parametrize("rule", EXPLOITS)
+def test_a_member_that_is_not_finite_is_overwritten_and_never_copied(rule):
     fitness = np.array([-np.inf, 1, 2, -np.inf, 3, -np.inf, 4, 5])
-    for rule in (truncation(), tournament(), best(), ttest()):
-        source = rule(fitness, np.nan_to_num(flat(fitness), neginf=0), rng())
-        assert np.isfinite(fitness[source[[0, 3, 5]]]).all() or rule.__qualname__.startswith("t")
-        assert np.isfinite(fitness[source[source != np.arange(8)]]).all()
+    for seed in range(200):
+        source = EXPLOITS[rule]()(fitness, np.nan_to_num(flat(fitness), neginf=0), rng(seed))
+        assert np.isfinite(fitness[source]).all(), seed
+
+
+@pytest.mark.parametrize("rule", EXPLOITS)
+def test_where_no_member_is_finite_none_is_overwritten(rule):
+    source = EXPLOITS[rule]()(np.full(4, -np.inf), flat([0] * 4), rng())
+    assert source.tolist() == [0, 1, 2, 3]
 
 
 def test_a_member_that_nothing_is_known_of_is_left_alone():
     fitness = np.array([np.nan, 1, 2, 3, 4, np.nan, 5, 6])
-    for rule in (truncation(), tournament(), best()):
+    for rule in (truncation(), tournament(), best(), ttest()):
         source = rule(fitness, flat(fitness), rng())
         assert source[0] == 0 and source[5] == 5 and not set(source[[1, 2, 3, 4, 6, 7]]) & {0, 5}
 
@@ -403,9 +409,37 @@ def test_three_sub_populations_judge_each_by_the_one_below():
             assert children[0] <= event["child"] < children[1]
 
 
+def test_an_evaluation_ends_when_another_evaluator_overwrites_its_parent():
+    # P2 is rows 4-7, P3 8-11; evaluators 12 and 13 serve P2, 14-16 P3. Evaluator 12 holds a copy of parent
+    # 4, whose weights evaluator 14 replaces by its success.
+    driven = Driven(fire_pbt(SETTING, subpopulations=(4, 4, 4), evaluators=(2, 3), smoother="none"))
+    driven.state["evaluations"] = [
+        {"i": 1, "parent": 4, "child": 0, "since": 0},
+        {"i": 1, "parent": 5, "child": 0, "since": 0},
+        *({"i": 2, "parent": parent, "child": 4, "since": 0} for parent in (8, 9, 10)),
+    ]
+    driven.state["queues"] = [[6, 7], [11]]
+    for number in range(8):
+        i = 5 * number
+        behind = [(-9.0 + 0.01 * i, 0.01), (-9.0, 0.0)]  # P2's evaluations go on until the limit
+        p2 = [(3 + 0.01 * i, 0.01), (0.0, 0.0), (0.0, 0.0), (0.0, 0.0)]
+        ahead = [(2.9 + 0.3 * i, 0.3), (-9.0, 0.0), (-9.0, 0.0)]
+        scores = [start + slope * np.arange(5) for start, slope in [*CALM, *p2, *NOTHING, *behind, *ahead]]
+        decision = driven.play(np.stack(scores))
+        if driven.events("success"):
+            break
+    (success,) = driven.events("success")
+    assert (success["slot"], success["child"]) == (14, 4) and decision.source[4] == 14
+    running = {12 + k: e for k, e in enumerate(driven.state["evaluations"]) if e}
+    old = [slot for slot, e in running.items() if e["parent"] == 4 and e["since"] < 100 * driven.round]
+    assert not old
+    assert (12, "overwritten") in [(e["slot"], e["why"]) for e in driven.events("stop")]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"exploit": {"name": "ttest"}}, "^exploit must not be ttest: P2, P3, ... are ranked by their rate"),
         ({"max_eval_steps": 139}, "^max_eval_steps must hold at least 7 evaluations for the binomial test"),
         ({"evaluators": (5,)}, "^evaluators must be at most the 4 members of P2, got 5$"),
         ({"evaluators": (1, 1)}, "^evaluators must be one number for each sub-population but the first"),

@@ -86,6 +86,19 @@ def test_whole_numbers_and_choices_move_by_one():
     assert set(h.explore(rng(), np.full(50, 0.5), h)) == {0.0, 4.0}
 
 
+def test_a_whole_number_leaves_0_where_exploring_multiplies():
+    for rule in ({"name": "factors"}, {"name": "log_normal", "std": 0.5}):
+        h = integer(bounds=(0, 10), explore=rule)
+        assert set(h.legal(h.explore(rng(), np.zeros(50), h))) >= {0.0, 1.0}
+        assert set(h.legal(h.explore(rng(), np.full(50, 1.0), h))) >= {0.0, 2.0}
+
+
+def test_the_neighbour_of_an_end_is_the_only_one_there_is():
+    h = integer(bounds=(1, 5))
+    assert set(h.legal(h.explore(rng(), np.full(50, 1.0), h))) == {2.0}
+    assert set(h.legal(h.explore(rng(), np.full(50, 5.0), h))) == {4.0}
+
+
 def test_given_values_are_dealt_in_turn():
     assert linear(bounds=(0.0, 1.0), given=(1.0, 0.0)).draw(rng(), 5).tolist() == [1, 0, 1, 0, 1]
     assert choice(values=(1.0, 2.0), given=(2.0,)).draw(rng(), 2).tolist() == [2, 2]
@@ -102,6 +115,11 @@ def test_given_values_are_dealt_in_turn():
         ),
         (linear, {"bounds": (0.0, 1.0), "given": (2.0,)}, "^given must lie inside the bounds"),
         (linear, {"bounds": (-1.0, 1.0)}, "^bounds must not be negative where exploring multiplies"),
+        (
+            integer,
+            {"bounds": (-2, 3), "explore": {"name": "factors"}},
+            r"^bounds must not be negative where exploring multiplies, got \[-2, 3\]$",
+        ),
         (choice, {"values": (2.0, 1.0)}, "^values must ascend"),
         (choice, {"values": (1.0, 2.0), "given": (3.0,)}, "^given must be among the values"),
     ],

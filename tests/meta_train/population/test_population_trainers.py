@@ -7,9 +7,12 @@ import optax
 import pytest
 
 from meta_train.errors import ConfigError
-from meta_train.population.base import Member, Rhythm, Trainer
+from meta_train.population.base import Member, Rhythm, Setting, Trainer
 from meta_train.population.check_trainer import check_trainer
+from meta_train.population.controllers import pbt, random_search
 from meta_train.population.engine import Copy, engine
+from meta_train.population.evolve import evolve, population
+from meta_train.population.lineage import winner
 from meta_train.population.mesh import member_mesh
 from meta_train.population.meta_training import meta_training, with_sigma
 from meta_train.population.space import linear
@@ -173,6 +176,61 @@ def test_only_the_parts_that_are_asked_for_are_copied(part):
     after = run.gather(members, np.array([1, 1], np.int32))._asdict()
     for name, value in after.items():
         assert value.tolist() == ([1, 2] if name == part else [2, 2])
+
+
+def test_a_trainer_without_inner_state_can_keep_its_inner_part():
+    trainer = counter()._replace(
+        init=lambda key, hypers: Member(jnp.zeros([])),
+        step=lambda member, hypers, key, data: member._replace(weights=member.weights + hypers["rate"]),
+    )
+    run = engine(trainer, 4, Rhythm(6, 2), copy=Copy(inner=False))
+    members, _ = advance(run)
+    assert run.gather(members, np.array([3, 1, 1, 0], np.int32)).weights.tolist() == [18, 6, 6, 0]
+
+
+def test_the_exported_schedule_is_that_of_the_weights_where_weights_are_not_copied():
+    # Weights of an exact sum: each member's are the sum of the rates that its slot had.
+    space = {"rate": linear(bounds=(0.0, 8.0), given=(1.0, 2.0, 3.0, 4.0), explore={"name": "factors"})}
+    rhythm = Rhythm(2, 1, average=1)
+    trainer = counter()._replace(
+        step=lambda member, hypers, key, data: member._replace(weights=member.weights + hypers["rate"])
+    )
+    controller = pbt(Setting(space, rhythm), num_members=4, exploit={"name": "best"})
+    run = population(trainer, controller, space, rhythm, copy=Copy(weights=False))
+    stage, records = evolve(run, 6)
+    assert any((record.source != np.arange(4)).any() for record in records)
+    found = winner(controller, records, copied_weights=False)
+    slot = found.slots[-1]
+    np.testing.assert_allclose(2 * found.hypers["rate"].sum(), stage.members.weights[slot], rtol=1e-6)
+    assert (found.slots == slot).all() and stage.ancestors.tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"space": {"rat": linear(bounds=(0.0, 1.0))}}, "^hypers.rat: is no hyperparameter .*mean rate"),
+        ({"rhythm": Rhythm(6, 2, average=4)}, "^average: must be at most the 3 evaluations of a round"),
+        ({"rhythm": Rhythm(6, 4)}, r"^eval_every: must divide round_steps \(6\) \(value 4\)$"),
+        ({"rhythm": Rhythm(6, 0)}, r"^eval_every: must be >= 1 \(value 0\)$"),
+        (
+            {"trainer": counter()._replace(step=lambda m, h, key, data: m._replace(weights=jnp.zeros([2])))},
+            r"^trainer.step must keep member.weights float32\[\], got float32\[2\]$",
+        ),
+        (
+            {"trainer": counter()._replace(step=lambda m, h, key, data: m._replace(inner=h["decay"]))},
+            "^trainer needs the hyperparameter 'decay', which is not searched$",
+        ),
+    ],
+)
+def test_a_call_is_checked_as_a_config_is(changed, message):
+    parts = {
+        "trainer": counter(),
+        "controller": random_search(Setting({}, Rhythm(6, 2)), num_members=2),
+        "space": {"rate": linear(bounds=(0.0, 1.0))},
+        "rhythm": Rhythm(6, 2),
+    }
+    with pytest.raises(ConfigError, match=message):
+        population(**(parts | changed))
 
 
 @pytest.mark.parametrize(

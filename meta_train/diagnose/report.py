@@ -15,8 +15,10 @@ from meta_train.config.load import RunConfig
 from meta_train.diagnose.diagnose import REFERENCE, TOLD, Diagnosis, Progress, diagnose, label, plan
 from meta_train.diagnose.gradient_statistics import Row
 from meta_train.errors import RunError
-from meta_train.run.directory import load_trained
-from meta_train.run.experiment import assemble
+from meta_train.run.directory import METRICS, load_config, load_trained
+from meta_train.run.experiment import assemble, initial_theta
+from meta_train.run.metrics import read_jsonl
+from meta_train.run.random_walk import advice, assess, summary
 from meta_train.run.train import set_up_jax
 
 FORMAT, VERSION = "meta-train/diagnosis", 1
@@ -61,6 +63,8 @@ def diagnose_run(
     settings = plan(config, estimators, truncation_lengths, sigmas)
     with _progress() as progress:
         found = diagnose(experiment, theta, settings, num_samples=num_samples, progress=progress)
+    if run is not None:
+        print_progress(run)
     print_table(found)
     try:
         if json_file is not None:
@@ -73,13 +77,22 @@ def diagnose_run(
     return found
 
 
+def print_progress(run: Path) -> None:
+    """Prints what the metrics of a run say about its meta-training, and the advice if there is any."""
+    config = load_config(run)
+    progress = assess(read_jsonl(run / METRICS), has_sigma="sigma" in config.estimator)
+    print(summary(progress))
+    line = advice(progress, config.estimator["num_particles"])
+    if line is not None:
+        print(f"advice: {line}")
+
+
 def _theta(config, init, run) -> tuple[Any, str]:
     """The theta to diagnose at, and what it is."""
-    key_theta = jax.random.split(jax.random.key(config.seed), 3)[0]  # what a run with this seed begins with
     if run is None:
-        return jax.jit(init)(key_theta), "initial theta"
+        return initial_theta(config, init), "initial theta"
     trained = load_trained(run, lambda text: print(f"warning: {text}", file=sys.stderr))
-    wanted = jax.eval_shape(init, key_theta)
+    wanted = jax.eval_shape(init, jax.random.key(0))
     if _shapes(trained.theta) != _shapes(wanted):
         there = trained.experiment.config.learned_optimizer["name"]
         name = config.learned_optimizer["name"]

@@ -127,6 +127,11 @@ def learned_optimizer(config: RunConfig) -> LearnedOptimizer:
     return lopt._replace(init=lambda key: jax.tree.map(jnp.asarray, theta))
 
 
+def initial_theta(config: RunConfig, init: Any) -> Any:
+    """The theta that a run with this config starts from; `init` is that of its learned optimizer."""
+    return jax.jit(init)(jax.random.split(jax.random.key(config.seed), 3)[0])
+
+
 def rotation_of(config: RunConfig, weights: dict[str, float]) -> Rotation:
     """Which families are active when, by the config's `rotation` (ValueError with several processes)."""
     options = config.rotation

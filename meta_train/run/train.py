@@ -20,8 +20,9 @@ from meta_train.evaluation.held_out import make_held_out
 from meta_train.parallel import hosts
 from meta_train.run import hooks
 from meta_train.run.directory import METRICS, open_checkpoints, prepare
-from meta_train.run.experiment import Experiment, assemble, selection_families
+from meta_train.run.experiment import Experiment, assemble, initial_theta, selection_families
 from meta_train.run.metrics import Writer, all_of, jsonl_writer
+from meta_train.run.random_walk import watch
 from meta_train.run.wandb_writer import wandb_writer
 
 
@@ -117,6 +118,8 @@ def run(
                 run_hooks.insert(0, hooks.profile(profile, display.say, last=config.outer_steps))
             if families:
                 run_hooks.insert(1, _select_hook(experiment, families, best, writer, display))
+            if hosts.is_first():
+                run_hooks.insert(-2, _watch_hook(experiment, directory, writer, display))
             start_seconds = None
             call = experiment.steps_per_call
             try:
@@ -182,9 +185,7 @@ def _hooks(experiment, checkpoints, writer, save_meta, asked_to_stop, display) -
 
 def _select_hook(experiment: Experiment, families, best, writer, display) -> hooks.Hook:
     selection, last = experiment.config.selection, experiment.config.outer_steps
-    score = make_held_out(
-        experiment.lopt.build, families, horizons=selection.horizons, num_seeds=selection.num_seeds
-    )
+    score = _scores(experiment, families)
     try:
         so_far = best.restore({"theta": experiment.lopt.init(jax.random.key(0))})
     except CheckpointError as error:  # the best one is a convenience: a damaged one must not stop a run
@@ -196,6 +197,38 @@ def _select_hook(experiment: Experiment, families, best, writer, display) -> hoo
         selection.every,
         hooks.select(lambda theta: score(on_host(theta)), best, writer, best_score, display.row),
         last=last,
+    )
+
+
+def _scores(experiment: Experiment, families) -> Callable[[Any], dict[str, float]]:
+    """`make_held_out` with, besides, the score on the training tasks and both scores of the initial theta."""
+    selection, build = experiment.config.selection, experiment.lopt.build
+    selected = make_held_out(build, families, horizons=selection.horizons, num_seeds=selection.num_seeds)
+    # One short training of each task, for comparison with the initial theta alone.
+    shortest = (min(selection.horizons),)
+    trained = make_held_out(build, experiment.families, horizons=shortest, num_seeds=1, learning_rates=())
+    initial: dict[str, float] = {}
+
+    def score(theta):
+        if not initial:
+            start = initial_theta(experiment.config, experiment.lopt.init)
+            initial["initial_score"] = selected(start)["score"]
+            initial["initial_training_score"] = trained(start)["score"]
+        return {**selected(theta), "training_score": trained(theta)["score"], **initial}
+
+    return score
+
+
+def _watch_hook(experiment: Experiment, directory: Path, writer, display) -> hooks.Hook:
+    estimator = experiment.config.estimator
+    return watch(
+        directory / METRICS,
+        writer,
+        last=experiment.config.outer_steps,
+        steps_per_call=experiment.steps_per_call,
+        num_particles=experiment.estimator.num_particles,
+        has_sigma="sigma" in estimator,
+        warn=display.warn,
     )
 
 

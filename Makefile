@@ -1,4 +1,5 @@
-# Two commands: `make quickstart` and `make test`. Each sets itself up; a second call installs nothing.
+# The two commands are `make quickstart` and `make test`. Each sets itself up; a second call installs nothing.
+# `make help` lists all of them.
 PYTHON ?= python3
 VENV ?= .venv
 # Outer steps of the quickstart; the config's own 5500 take five minutes on 2 cores.
@@ -19,7 +20,7 @@ quickstart: $(VENV)/.train
 	$(BIN)/meta-train evaluate runs/quickstart
 	$(BIN)/meta-train export runs/quickstart --out runs/quickstart/optimizer
 
-# `pretrained:general` anew, in about an hour on 2 cores; a second call goes on where the first one stopped.
+# Meta-trains `pretrained:general` again: about an hour on 2 cores. A second call continues where the first stopped.
 general: $(VENV)/.train
 	$(BIN)/meta-train run configs/general.yaml --resume && $(BIN)/meta-train export runs/general --last
 	for phase in general_2 general_3 general_4; do \
@@ -37,9 +38,10 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-# The tables in docs/, from the registries and their docstrings.
+# The tables of docs/, from the registries and their docstrings, and the drawing of its first page.
 docs: $(VENV)/.dev
 	$(BIN)/python docs/make_tables.py
+	$(BIN)/python docs/make_windows_drawing.py
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/overhead.py

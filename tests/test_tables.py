@@ -22,9 +22,3 @@ def test_every_estimator_says_what_it_is(name, key):
     import inspect
 
     assert part(inspect.getdoc(ESTIMATORS[name]) or "", key)
-
-
-def test_the_readme_names_every_estimator():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    for name in ESTIMATORS:
-        assert f"`{name}`" in readme, name

@@ -38,7 +38,7 @@ def descent() -> UnrolledSystem:
     """SGD on a noisy quadratic whose learning rate is exp(theta)."""
 
     def init(theta, key):
-        return 2.0 + 0.3 * jax.random.normal(key), T
+        return 2.0 + 0.3 * jax.random.normal(key), jnp.int32(T)
 
     def step(theta, params, key, data):
         noise = 0.25 * jax.random.normal(key)

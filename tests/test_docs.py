@@ -1,6 +1,7 @@
 """The README and the pages of docs/: their code runs, their commands parse, what they refer to exists."""
 
 import re
+import subprocess
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -133,6 +134,16 @@ def test_the_make_targets_of_a_page_exist(page):
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"(?:`|^)make ([a-z-]+)", TEXTS[page], re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_make_help_lists_every_target():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    (targets,) = re.findall(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
+    done = subprocess.run(["make", "--silent", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert [line.split()[1] for line in done.stdout.splitlines()] == re.findall(
+        r"^([a-z-]+):", makefile, re.MULTILINE
+    )
+    assert set(targets.split()) == {line.split()[1] for line in done.stdout.splitlines()}
 
 
 @pytest.mark.parametrize("page", TEXTS)

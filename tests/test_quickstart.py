@@ -23,7 +23,7 @@ def meta_train(*argv):
 
 @pytest.mark.slow
 def test_the_short_quickstart_beats_tuned_adam_on_held_out_tasks(tmp_path):
-    """One fixed seed, so no chance; the full run's figures for three seeds are in the README."""
+    """One fixed seed, so no chance; docs/getting-started.md has those of the full run."""
     run = str(tmp_path / "run")
     meta_train("run", str(CONFIG), "outer_steps=3000", "--out", run)
     table = meta_train("evaluate", run, "--cache", str(tmp_path / "baselines"))

@@ -76,11 +76,18 @@ def make(spec: Mapping[str, Any]) -> TaskFamily:
     """The family of a spec, {"name": a key of TASKS or NAMED, option: value, ..., "augment": [specs]}.
 
     "augment" is optional, a list of {"name": a key of AUGMENTATIONS, option: value, ...} applied in
-    order. Checks no types: that is the work of whoever reads specs from files.
+    order. So is "test": options, of the data in particular, that make another family of the same structure;
+    its training data become the split "test". Checks no types: that is the work of whoever reads specs from
+    files.
     """
     options = expand(spec)
-    augmentations = options.pop("augment", ())
-    return augment(TASKS[options.pop("name")](**options), augmentations)
+    augmentations, test = options.pop("augment", ()), options.pop("test", None)
+    factory = TASKS[options.pop("name")]
+    family = factory(**options)
+    if test is not None:
+        data = factory(**{**options, **test}).data["train"]
+        family = family._replace(data={**family.data, "test": data})
+    return augment(family, augmentations)
 
 
 __all__ = [

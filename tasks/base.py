@@ -29,8 +29,9 @@ class TaskFamily(NamedTuple):
     Attributes:
       sample: `(key) -> cfg`, a pytree of arrays that tells one task from another; () if fixed.
       task: `(cfg) -> Task`.
-      data: split name ("train", "valid") -> arrays on the device, or () for a task without data.
-        It travels as an *argument* of the jitted functions: what they close over is baked into the program.
+      data: split name ("train", "valid", and "test" where there is one) -> arrays on the device, or () for a
+        task without data. It travels as an *argument* of the jitted functions: what they close over is baked
+        into the program.
       delay: (least, most) steps that gradients arrive late by in meta-training, drawn per inner problem.
     """
 

@@ -39,7 +39,7 @@ def check_family(family: Any, label: str = "task family") -> None:
             raise ValueError(
                 f"{label}: parameter {jax.tree_util.keystr(path)} must be float, got {leaf.dtype}"
             )
-    for split in SPLITS:
+    for split in _splits(family.data):
         loss = _shapes(
             label,
             f"task(cfg).loss(params, key, data[{split!r}])",
@@ -48,6 +48,10 @@ def check_family(family: Any, label: str = "task family") -> None:
         )
         if not isinstance(loss, jax.ShapeDtypeStruct) or loss.shape != () or loss.dtype != jnp.float32:
             raise ValueError(f"{label}: loss must be a scalar f32, got {_describe(loss)}")
+
+
+def _splits(data: dict[str, Any]) -> tuple[str, ...]:
+    return (*SPLITS, "test") if "test" in data else SPLITS
 
 
 def _task(family: TaskFamily, cfg: Any) -> Task:
@@ -60,7 +64,7 @@ def _task(family: TaskFamily, cfg: Any) -> Task:
 def _check_data(data: Any, label: str) -> None:
     if not isinstance(data, dict):
         raise ValueError(f"{label}: data must be a dict of splits, got {type(data).__name__}")
-    for split in SPLITS:
+    for split in _splits(data):
         if split not in data:
             raise ValueError(f"{label}: no split {split!r} in the data, there are: {sorted(data)}")
         if jax.tree.structure(data[split]) != jax.tree.structure(data["train"]):

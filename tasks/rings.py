@@ -1,14 +1,16 @@
 """Frozen evaluation tasks: never trained on, never changed. A new version gets a new number.
 
-Teacher seeds from RESERVED_SEEDS on, and digits from RESERVED_ROWS on, belong to evaluation alone.
+Seeds of made-up data from RESERVED_SEEDS on, digits from RESERVED_ROWS on and the text `pydoc` from
+RESERVED_CHARACTERS on belong to evaluation alone.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-VERSION = 1
-RESERVED_ROWS = 1200  # `digits` from this row on is for evaluation only
-RESERVED_SEEDS = 9000  # `teacher:SEED` and `markov:SEED` with SEED >= this are for evaluation only
+from tasks.data.loaders import RESERVED_ROWS, RESERVED_SEEDS
+
+VERSION = 1  # of every ring: a ring that is added changes no other
+RESERVED_CHARACTERS = 200_000  # `pydoc` from this character on is for evaluation only
 
 Spec = dict[str, Any]
 
@@ -78,6 +80,44 @@ RING_C: dict[str, Spec] = {
     },
 }
 
+# A ladder of sizes. The number in a name is that of the parameters. Every task has a test split too: text,
+# and deformed digits, that neither training nor validation sees.
+TEXT: Spec = {
+    "name": "transformer_lm",
+    "texts": ("pydoc[200000:420000]",),
+    "test": {"texts": ("pydoc[420000:460000]",)},
+    "length": 64,
+    "batch_size": 16,  # 1,024 characters a step
+}
+IMAGES: Spec = {
+    "datasets": ("deformed:9401[:15040]",),
+    "test": {"datasets": ("deformed:9401[15040:]",)},
+    "batch_size": 64,
+}
+MLP: Spec = {"name": "image_mlp", **IMAGES}
+RESNET: Spec = {"name": "image_resnet", **IMAGES}
+
+RING_L: dict[str, Spec] = {
+    "lm_1e4": {**TEXT, "width": 16, "depth": 3, "heads": 2},
+    "lm_1e5": {**TEXT, "width": 64, "depth": 3, "heads": 4},
+    "lm_1e6": {**TEXT, "width": 192, "depth": 3, "heads": 6},
+    "resnet_1e5": {**RESNET, "channels": (16, 32, 64), "batch_size": 32},
+    "wide_mlp_1e4": {**MLP, "hidden": (34, 34)},
+    "wide_mlp_1e5": {**MLP, "hidden": (208, 208)},
+    "wide_mlp_1e6": {**MLP, "hidden": (880, 880)},
+    "deep_mlp_2e4": {**MLP, "hidden": (32,) * 16, "activation": "tanh"},
+}
+
+# The next two rungs, for an accelerator.
+RING_XL: dict[str, Spec] = {
+    "lm_1e7": {**TEXT, "width": 512, "depth": 5, "heads": 8, "length": 256, "batch_size": 32},
+    "lm_1e8": {**TEXT, "width": 1280, "depth": 8, "heads": 16, "length": 256, "batch_size": 64},
+    "resnet_1e7": {**RESNET, "channels": (64, 128, 256, 512), "blocks": 2, "batch_size": 256},
+    "wide_mlp_1e7": {**MLP, "hidden": (3000, 3000), "batch_size": 256},
+    "wide_mlp_1e8": {**MLP, "hidden": (7000, 7000, 7000), "batch_size": 1024},
+}
+HORIZONS = {"L": (500, 2000), "XL": (500, 2000)}  # of rings that have their own
+
 # Known answers: the minimum is 0, or 0 on average.
 SANITY: dict[str, Spec] = {
     "quadratic_10": {"name": "quadratic", "dim": 10, "condition_number": 1000.0},
@@ -91,8 +131,13 @@ RINGS: dict[str, dict[str, Spec]] = {
     "A": RING_A,
     "B": RING_B,
     "C": RING_C,
+    "L": RING_L,
+    "XL": RING_XL,
     "sanity": SANITY,
 }
+
+
+FREE = {"digits": RESERVED_ROWS, "pydoc": RESERVED_CHARACTERS}  # how much of each may be trained on
 
 
 def overlap(spec: Mapping[str, Any]) -> str | None:
@@ -103,11 +148,12 @@ def overlap(spec: Mapping[str, Any]) -> str | None:
     for name in (*spec.get("datasets", ()), *spec.get("texts", ())):
         base, _, rows = str(name).partition("[")
         kind, _, seed = base.partition(":")
-        if kind in ("teacher", "markov") and seed.isdecimal() and int(seed) >= RESERVED_SEEDS:
+        if kind in ("teacher", "markov", "deformed") and seed.isdecimal() and int(seed) >= RESERVED_SEEDS:
             return f"{name!r} is reserved for evaluation (seeds from {RESERVED_SEEDS} on)"
         stop = rows.rstrip("]").partition(":")[2]
-        if base == "digits" and (not stop.isdecimal() or int(stop) > RESERVED_ROWS):
-            return f"{name!r} holds rows reserved for evaluation; use 'digits[:{RESERVED_ROWS}]'"
+        free = FREE.get(base)
+        if free is not None and (not stop.isdecimal() or int(stop) > free):
+            return f"{name!r} holds rows reserved for evaluation; use '{base}[:{free}]'"
     plain = _canonical(spec)
     for ring, members in RINGS.items():
         for name, held_out in members.items():

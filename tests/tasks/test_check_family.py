@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tasks import Task, TaskFamily, check_family, fixed
+from tasks import Task, TaskFamily, check_family, fixed, make
 
 GOOD_DATA = {"train": {"x": np.zeros(3, np.float32)}, "valid": {"x": np.zeros(2, np.float32)}}
 
@@ -52,3 +52,17 @@ def test_a_broken_family_is_named_with_what_is_wrong_in_one_line(broken, message
 
 def test_a_fixed_task_is_a_family_without_data():
     check_family(fixed(Task(lambda key: jnp.zeros(2), lambda p, key, data: jnp.sum(p**2))))
+
+
+def test_a_test_split_is_checked_as_the_others_are():
+    with_test = {**GOOD_DATA, "test": {"x": np.zeros(2, np.float32)}}
+    check_family(family(data=with_test))
+    with pytest.raises(ValueError, match="split 'test' of the data has not the structure of 'train'"):
+        check_family(family(data={**GOOD_DATA, "test": {}}))
+
+
+def test_a_spec_may_name_a_test_split_of_its_own():
+    made = make({"name": "image_mlp", "datasets": ("digits[:20]",), "test": {"datasets": ("digits[20:30]",)}})
+    plain = make({"name": "image_mlp", "datasets": ("digits[20:30]",)})
+    assert set(made.data) == {"train", "valid", "test"} and set(plain.data) == {"train", "valid"}
+    np.testing.assert_array_equal(made.data["test"]["x"], plain.data["train"]["x"])

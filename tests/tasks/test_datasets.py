@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tasks.data import datasets
+from tasks.data import datasets, loaders
 
 
 @pytest.mark.parametrize(
@@ -28,12 +28,32 @@ def test_a_named_data_set_has_the_documented_size_and_scale(name, shape, classes
 
 
 def test_a_teacher_depends_on_its_seed_only_and_balances_its_labels():
-    first, second = datasets.teacher("3"), datasets.teacher("3")
+    first, second = loaders.teacher("3"), loaders.teacher("3")
     np.testing.assert_array_equal(first.x, second.x)
     np.testing.assert_array_equal(first.y, second.y)
-    assert (datasets.teacher("4").y != first.y).mean() > 0.5
+    assert (loaders.teacher("4").y != first.y).mean() > 0.5
     shares = np.bincount(first.y) / len(first.y)
     assert shares.min() > 0.05 and shares.max() < 0.2
+
+
+def test_deformed_digits_keep_their_labels_and_never_share_a_digit_with_the_reserved_ones():
+    few = loaders.deformed("3", variants=2), loaders.deformed("9001", variants=2)
+    digits = datasets.load("digits")
+    for data, first, count in zip(few, (0, 1200), (1200, 595), strict=True):
+        rows = np.arange(2 * count)
+        digit = first + 5 * (rows // 10) + rows % 5
+        assert data.x.shape == (2 * count, 256) and data.shape == (16, 16, 1)
+        np.testing.assert_array_equal(data.y, digits.y[digit])
+        # A variant looks most like the digit that it is a variant of: 200 of them; measured .64 and .41.
+        small = data.x.reshape(-1, 8, 2, 8, 2).mean((2, 4)).reshape(-1, 64)
+        own, other = (
+            np.mean([np.corrcoef(small[i], digits.x[digit[i + by]])[0, 1] for i in range(200)])
+            for by in (0, 200)
+        )
+        assert own > 0.6 and own > other + 0.15
+    again = loaders.deformed("3", variants=2)
+    np.testing.assert_array_equal(few[0].x, again.x)
+    assert np.abs(loaders.deformed("4", variants=2).x - again.x).mean() > 0.1
 
 
 def test_a_slice_takes_rows_in_the_order_of_the_whole():
@@ -151,7 +171,7 @@ def test_an_npz_file_that_does_not_fit_is_refused_in_one_line(tmp_path, arrays, 
 
 def test_digits_are_those_that_scikit_learn_loads(monkeypatch):
     straight = datasets.load("digits")
-    monkeypatch.setattr(datasets, "_digits_file", lambda: None)
-    loaded = datasets._sklearn("digits")
+    monkeypatch.setattr(loaders, "_digits_file", lambda: None)
+    loaded = loaders._sklearn.__wrapped__("digits")
     np.testing.assert_array_equal(straight.x, loaded.x)
     np.testing.assert_array_equal(straight.y, loaded.y)

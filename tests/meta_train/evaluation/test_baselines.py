@@ -56,14 +56,19 @@ def test_one_program_runs_all_rates_and_schedules_and_gets_down_a_valley(name):
     thetas = [theta(baseline.learning_rates, schedule) for schedule in baseline.schedules]
     thetas = jax.tree.map(lambda *x: np.concatenate(x), *thetas)
     final = np.nan_to_num(run(thetas, jnp.int32(100)), nan=np.inf).reshape(len(baseline.schedules), -1)
-    assert (final[:, 1:-1].min(1) < 0.01 * loss(start)).all(), final  # inside the grid
+    if len(baseline.learning_rates) == 1:  # it finds its rate itself
+        assert (final < 0.5 * loss(start)).any(), final
+        return
+    slow = 0.03 if baseline.horizon else 0.01  # AdEMAMix oscillates at first
+    assert (final[:, 1:-1].min(1) < slow * loss(start)).all(), final  # inside the grid
     assert (final[:, 0] > 0.5 * loss(start)).all(), final  # which begins with rates that are too small
     assert len(np.unique(final)) > final.size // 2  # the arrays of theta matter
 
 
-def test_the_grids_are_twelve_ascending_rates():
-    for baseline in BASELINES.values():
-        assert len(baseline.learning_rates) == 12
+def test_the_grids_are_twelve_ascending_rates_and_three_weight_decays():
+    for name, baseline in BASELINES.items():
+        assert len(baseline.learning_rates) == (1 if name in ("prodigy", "dowg") else 12)
+        assert len(baseline.hyper.get("weight_decay", (0, 0, 0))) == 3
         assert list(baseline.learning_rates) == sorted(set(baseline.learning_rates))
         assert set(baseline.schedules) <= set(SCHEDULES)
 

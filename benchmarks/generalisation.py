@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import yaml
+from meta_train.config.file import dump, read
 
 CONFIG = Path(__file__).parents[1] / "configs" / "general.yaml"
 PAIRS = 2  # of each family
@@ -90,7 +90,7 @@ VARIANTS: dict[str, Change] = {
 
 def config_of(variant: str, outer_steps: int, seed: int) -> dict[str, Any]:
     """The config of a variant: the general one with mild changes of units, changed in one thing."""
-    config = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
+    config = read(CONFIG)
     config |= {"outer_steps": outer_steps, "seed": seed}
     if variant != STRONG:
         _units(MILD)(config)
@@ -104,7 +104,7 @@ def run(variant: str, out: Path, outer_steps: int, seed: int) -> None:
     directory = out / f"{variant}-{seed}"
     directory.mkdir(parents=True, exist_ok=True)
     file, trained = directory / "config.yaml", directory / "run"
-    file.write_text(yaml.safe_dump(config_of(variant, outer_steps, seed), sort_keys=False), encoding="utf-8")
+    file.write_text(dump(config_of(variant, outer_steps, seed)), encoding="utf-8")
     command = [sys.executable, "-m", "meta_train"]
     resume = ["--resume"] if trained.exists() else []
     subprocess.run([*command, "run", str(file), "--out", str(trained), *resume], check=True)

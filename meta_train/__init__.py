@@ -12,7 +12,9 @@ These eight names are the public Python API; each is imported when it is first u
   check_estimator(factory, ...)     the conformance tests of an outer-gradient estimator
 """
 
-from importlib import import_module
+import os
+import sys
+from importlib import import_module, util
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -47,6 +49,21 @@ __all__ = [
     "train",
     "train_population",
 ]
+
+
+def _refuse_foreign_tasks() -> None:
+    """A file `tasks.py` beside the user's script would be imported in the place of the package `tasks`."""
+    ours = os.path.join(os.path.dirname(os.path.dirname(__file__)), "tasks", "__init__.py")
+    found = util.find_spec("tasks")
+    if found is None or os.path.realpath(found.origin or "") != os.path.realpath(ours):
+        name = found and (found.origin or list(found.submodule_search_locations or ()))
+        message = f"the module `tasks` is {name}, not the package of meta_train: rename that file"
+        if sys.argv[:1] == ["-m"]:  # `python -m meta_train`, where no caller could catch it
+            sys.exit(f"meta-train: {message}")
+        raise ImportError(message)
+
+
+_refuse_foreign_tasks()
 
 
 def __getattr__(name: str) -> Any:

@@ -14,7 +14,7 @@ def add(commands: Any) -> None:
         "source", metavar="SOURCE", help="its file, or the directory of it (docs/importing.md)"
     )
     parser.add_argument(
-        "settings", nargs="*", metavar="key=value", help="what the files do not say; asked for by name"
+        "overrides", nargs="*", metavar="key=value", help="what the files do not say; asked for by name"
     )
     parser.add_argument(
         "-o", "--out", type=Path, required=True, metavar="DIR", help="directory of the artefact"
@@ -28,7 +28,7 @@ def import_command(args: argparse.Namespace) -> int:
     from meta_train.config import file as config_file
     from meta_train.errors import ConfigError, Problem
 
-    settings, problems = config_file.override({}, args.settings, lambda *_: None)
+    settings, problems = config_file.override({}, args.overrides, lambda *_: None)
     if problems:
         raise ConfigError(problems)
     try:

@@ -1,10 +1,11 @@
-"""The command line, `meta-train`. Every error that a user can make is one line and exit code 2."""
+"""The command line, `meta-train`. Every error that a user can make is one line and exit code 1 or 2."""
 
 import argparse
+import importlib.metadata
 import os
+import shlex
 import sys
 import traceback
-from pathlib import Path
 
 from meta_train.cli import diagnose, evaluate, export, imports, leaderboard, listing, population, run
 
@@ -21,9 +22,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def command(argv: list[str]) -> int:
     """Runs one command and returns its exit code: 0, 1 failed, 2 refused, 130 interrupted."""
-    args = parser().parse_args(argv)
-    _refuse_foreign_tasks()
-    _offer_cpu_devices()
+    args = parse(argv)
     if not getattr(args, "coordinator", None):
         return _outcome(args, argv)
     try:
@@ -31,16 +30,44 @@ def command(argv: list[str]) -> int:
     except BaseException:
         traceback.print_exc()
         code = EXIT_FAILED
-    if code:  # JAX's own farewell would wait for the other processes, and they for this one
+    if code:  # JAX's own shutdown would wait for the other processes, and they for this one
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
     return code
 
 
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The parsed arguments; the `key=value` ones may stand before, between and after the options."""
+    top = parser()
+    args, rest = top.parse_known_args(argv)
+    pairs = getattr(args, "overrides", None)
+    if rest and (pairs is None or any(word.startswith("-") for word in rest)):
+        top.error(f"unrecognized arguments: {shlex.join(rest)}")
+    args.overrides = [*(pairs or ()), *rest]
+    return args
+
+
+def parser() -> argparse.ArgumentParser:
+    """The commands and their options."""
+    top = argparse.ArgumentParser(
+        prog="meta-train", description="Meta-train learned optimizers, and use them."
+    )
+    top.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    for module in COMMANDS:
+        module.add(commands)
+    return top
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser, namespace, values, option_string=None):
+        print(f"meta-train {importlib.metadata.version('learned-opt')}")
+        parser.exit()
+
+
 def _outcome(args: argparse.Namespace, argv: list[str]) -> int:
     """Runs one command; every error that a user can make becomes a line and an exit code."""
-    from learned_opt import ArtefactError
     from meta_train.errors import (
         CheckpointError,
         ConfigError,
@@ -50,43 +77,50 @@ def _outcome(args: argparse.Namespace, argv: list[str]) -> int:
         RunError,
     )
 
+    def failed(message: object, code: int = EXIT_FAILED) -> int:
+        print(f"meta-train: {message}", file=sys.stderr)
+        return code
+
+    try:
+        from learned_opt import ArtefactError
+
+        _offer_cpu_devices()
+    except ImportError as error:
+        return failed(_missing(error))
     try:
         return args.command(args) or 0
     except ConfigError as error:
         print(error, file=sys.stderr)
         return EXIT_REFUSED
     except LostProcess as error:
-        print(f"meta-train: {error}; go on with: {_resume_command(argv)}", file=sys.stderr)
-        return EXIT_FAILED
+        return failed(f"{error}; continue with: {_resume_command(argv)}")
     except (RunError, CheckpointError, MetricsError, ArtefactError) as error:
-        print(f"meta-train: {error}", file=sys.stderr)
-        return EXIT_FAILED
+        return failed(error)
     except Interrupted as error:
-        print(f"meta-train: {error}; go on with: {_resume_command(argv)}", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return failed(f"{error}; continue with: {_resume_command(argv)}", EXIT_INTERRUPTED)
     except KeyboardInterrupt:
-        print("meta-train: stopped", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return failed("stopped", EXIT_INTERRUPTED)
+    except ImportError as error:
+        return failed(_missing(error))
     except BrokenPipeError:  # `meta-train list tasks | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
+    except OSError as error:  # a path that cannot be: too long, under a file, on a read-only disk
+        where = f"{str(error.filename)[:200]}: " if error.filename is not None else ""
+        return failed(f"{where}{error.strerror or error}")
 
 
-def parser() -> argparse.ArgumentParser:
-    """The commands and their options."""
-    top = argparse.ArgumentParser(
-        prog="meta-train", description="Meta-train learned optimizers, and use them."
-    )
-    commands = top.add_subparsers(required=True, metavar="COMMAND")
-
-    for module in COMMANDS:
-        module.add(commands)
-    return top
+def _missing(error: ImportError) -> str:
+    """One line about a package that is not installed; a missing module of ours is a bug, and is raised."""
+    package = str(error.name).partition(".")[0]
+    if package in ("learned_opt", "tasks", "meta_train"):
+        raise error
+    if not isinstance(error, ModuleNotFoundError):  # its message says which package, and how to install it
+        return str(error)
+    return f"the package {package} is not installed; this command needs it: pip install 'learned-opt[train]'"
 
 
 def _resume_command(argv: list[str]) -> str:
-    import shlex
-
     return shlex.join(["meta-train", *(argv if "--resume" in argv else [*argv, "--resume"])])
 
 
@@ -99,13 +133,3 @@ def _offer_cpu_devices() -> None:
 
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         jax.config.update("jax_num_cpu_devices", min(max(2, os.cpu_count() or 1), MOST_CPU_DEVICES))
-
-
-def _refuse_foreign_tasks() -> None:
-    """Another program's `tasks.py` in the current directory must not be taken for ours."""
-    import meta_train
-    import tasks
-
-    ours = Path(meta_train.__file__).parent.parent / "tasks" / "__init__.py"
-    if tasks.__file__ is None or Path(tasks.__file__).resolve() != ours.resolve():
-        sys.exit(f"meta-train: the module `tasks` is {tasks.__file__}, not this project's: rename that file")

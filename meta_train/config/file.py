@@ -1,103 +1,195 @@
-"""A YAML file and `key.sub=value` overrides -> one plain dict, nothing validated yet.
+"""A YAML file and `key.sub=value` overrides as one plain dict; nothing is validated yet.
 
-YAML 1.2's core schema in PyYAML's clothes: only `true` and `false` are booleans (`off` and `no`
-are text), `1e-2` is a number, `010`, `1:30` and dates are text. A key given twice is refused.
+The files are YAML 1.2, read by ruamel.yaml and reduced to what JSON can hold: only `true` and
+`false` are booleans (`off` and `no` are text), `1e-2` is a number, and `010`, `0x10`, `1:30` and
+dates are text. Every size is bounded, so that no file can take long or much memory.
 """
 
 import copy
+import io
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
+from ruamel.yaml import YAML
+from ruamel.yaml.composer import Composer
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from ruamel.yaml.representer import SafeRepresenter
 
-from meta_train.config.registry import as_json
 from meta_train.errors import NO_VALUE, ConfigError, Problem, join, show
 
 COMMAND_LINE = "command line"
+MOST_BYTES = 250_000  # of a file or of one override
+MOST_VALUES, MOST_ENTRIES, MOST_DEPTH = 10_000, 1_000, 50  # of all, of one list or mapping, of nesting
+MOST_DIGITS = 100
 Keep = Callable[[tuple[Any, ...], Any], Iterable[str] | None]
 
-
-class _Loader(yaml.SafeLoader):
-    yaml_implicit_resolvers = {}
-
-    def construct_mapping(self, node, deep=False):
-        seen = set()
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, str | int | float | None):
-                raise yaml.constructor.ConstructorError(None, None, "a key must be text", key_node.start_mark)
-            if key in seen:
-                message = f"{key} is given twice"
-                raise yaml.constructor.ConstructorError(None, None, message, key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-    def construct_core_int(self, node):
-        return int(node.value)
-
-    def construct_core_float(self, node):
-        return float(re.sub(r"^([-+]?)\.(inf|nan)$", r"\1\2", node.value.lower()))
+_CORE = "tag:yaml.org,2002:"
+_CONSTANTS = {"bool": {"true": True, "false": False}, "null": dict.fromkeys(("", "~", "null"))}
+# Plain text that a reader of YAML 1.1 or 1.2 takes for something other than text.
+_AMBIGUOUS = re.compile(
+    r"[-+]?\.?\d.*|[-+]?\.(inf|nan)|y|n|yes|no|on|off|true|false|null|~|=|<<|", re.I | re.S
+)
 
 
-class _Dumper(yaml.SafeDumper):
-    """Quotes what either YAML 1.1 or our loader would take for something other than text."""
+class _Composer(Composer):
+    """Stops where a text is too deep or too long, as reading all of it could take minutes."""
 
-    yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeDumper.yaml_implicit_resolvers.items()}
+    nodes, level = 0, 0
+
+    def __init__(self, loader=None):
+        super().__init__(loader)
+        self.warn_double_anchors = False  # a later anchor of the same name replaces the earlier one
+
+    def compose_node(self, parent, index):
+        self.nodes, self.level = self.nodes + 1, self.level + 1
+        mark = self.parser.peek_event().start_mark
+        if self.level > MOST_DEPTH:
+            raise MarkedYAMLError(problem=f"it is nested more than {MOST_DEPTH} deep", problem_mark=mark)
+        if self.nodes > MOST_VALUES:
+            raise MarkedYAMLError(problem=f"it has more than {MOST_VALUES:,} values", problem_mark=mark)
+        node = super().compose_node(parent, index)
+        self.level -= 1
+        return node
+
+
+def parse(text: str) -> Any:
+    """The value of a YAML text: mappings, lists, text, numbers, booleans and None.
+
+    Raises:
+      YAMLError: not YAML; a key given twice; more than one document; a tag that JSON has no value
+        for; a value that is too long, too deep or inside itself.
+    """
+    if len(text) > MOST_BYTES:
+        raise YAMLError(f"it is longer than {MOST_BYTES:,} characters")
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Composer = _Composer
+    try:
+        node = yaml.compose(text)
+    except YAMLError:
+        raise
+    except Exception as error:  # the parser's own, such as a malformed %YAML directive
+        raise YAMLError(str(error) or type(error).__name__) from error
+    return None if node is None else _value(node, (), iter(range(MOST_VALUES)))
+
+
+def _value(node: Node, above: tuple[Node, ...], budget: Iterator[int]) -> Any:
+    """The value of a node; each value takes one from the budget, however often an alias repeats it."""
+    if any(node is other for other in above):
+        raise _invalid(node, "the value contains itself")
+    if len(above) > MOST_DEPTH:
+        raise _invalid(node, f"it is nested more than {MOST_DEPTH} deep")
+    if next(budget, None) is None:
+        raise _invalid(node, f"it has more than {MOST_VALUES:,} values")
+    tag = str(node.tag).removeprefix(_CORE)
+    if isinstance(node, ScalarNode):
+        return _scalar(node, tag)
+    if len(node.value) > MOST_ENTRIES:
+        raise _invalid(node, f"there are more than {MOST_ENTRIES:,} entries")
+    if isinstance(node, SequenceNode) and tag == "seq":
+        return [_value(entry, (*above, node), budget) for entry in node.value]
+    if isinstance(node, MappingNode) and tag == "map":
+        return _mapping(node, above, budget)
+    raise _invalid(node, f"the tag {node.tag} is not allowed here")
+
+
+def _scalar(node: ScalarNode, tag: str) -> Any:
+    text = node.value
+    if tag in ("str", "timestamp"):
+        return text
+    if tag in _CONSTANTS and text.lower() in _CONSTANTS[tag]:
+        return _CONSTANTS[tag][text.lower()]
+    if tag == "int" and re.fullmatch(r"[-+]?(0|[1-9][0-9_]*)", text):
+        if len(text) > MOST_DIGITS:
+            raise _invalid(node, f"the number has more than {MOST_DIGITS} digits")
+        return int(text)
+    if tag == "int" and re.fullmatch(r"[-+]?[0-9][0-9A-Fa-f_xob]*", text):
+        return text
+    if tag == "float":
+        try:
+            return float(re.sub(r"^([-+]?)\.(inf|nan)$", r"\1\2", text.lower()))
+        except ValueError:
+            pass
+    if tag in (*_CONSTANTS, "int", "float", "seq", "map"):
+        raise _invalid(node, f"{show(text)} is not of the type {tag}")
+    raise _invalid(node, f"the tag {node.tag} is not allowed here")
+
+
+def _mapping(node: MappingNode, above: tuple[Node, ...], budget: Iterator[int]) -> dict[str, Any]:
+    merged: dict[str, Any] = {}
+    own: dict[str, Any] = {}
+    for key_node, value_node in node.value:
+        value = _value(value_node, (*above, node), budget)
+        if str(key_node.tag) == _CORE + "merge":
+            parts = value if isinstance(value, list) else [value]
+            if not all(isinstance(part, dict) for part in parts):
+                raise _invalid(value_node, "<< must be followed by mappings")
+            for part in reversed(parts):
+                merged |= part
+            continue
+        if not isinstance(key_node, ScalarNode):
+            raise _invalid(key_node, "a key must be text")
+        key = key_node.value
+        if key in own:
+            raise _invalid(key_node, f"{key} is given twice")
+        own[key] = value
+    return merged | own
+
+
+def _invalid(node: Node, problem: str) -> YAMLError:
+    return MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+
+
+class _Representer(SafeRepresenter):
+    """Writes each value in full, and quotes what another reader would take for something else than text."""
 
     def ignore_aliases(self, data):
         return True
 
+    def represent_str(self, data):
+        style = "'" if _AMBIGUOUS.fullmatch(data) else None
+        return self.represent_scalar(_CORE + "str", data, style=style)
 
-_SCALARS = [
-    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
-    ("int", r"[-+]?(0|[1-9][0-9]*(_[0-9]+)*)", list("-+0123456789")),
-    ("float", r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*)([eE][-+]?[0-9]+)?", list("-+.0123456789")),
-    ("float", r"[-+]?[0-9]+[eE][-+]?[0-9]+", list("-+0123456789")),
-    ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", list("-+.")),
-    ("merge", r"<<", ["<"]),
-]
-for _tag, _pattern, _first in _SCALARS:
-    for _yaml in (_Loader, _Dumper):
-        _yaml.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern})$"), _first)
-_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_core_int)
-_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_core_float)
+    def represent_float(self, data):
+        node = super().represent_float(data)
+        node.value = re.sub(r"^(-?\d+)e", r"\1.0e", node.value)
+        return node
+
+
+_Representer.add_representer(str, _Representer.represent_str)
+_Representer.add_representer(float, _Representer.represent_float)
 
 
 def dump(value: Any) -> str:
-    """YAML text, keys in the order given, that any YAML reader reads alike."""
-    return yaml.dump(
-        value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100
-    )
-
-
-def parse(text: str) -> Any:
-    """The value of a YAML text.
-
-    Raises:
-      yaml.YAMLError: not YAML, a key given twice, more than one document.
-    """
-    return yaml.load(text, Loader=_Loader)
+    """YAML text, keys in the order given, that readers of YAML 1.1 and 1.2 read alike."""
+    yaml, text = YAML(typ="safe", pure=True), io.StringIO()
+    yaml.Representer = _Representer
+    yaml.default_flow_style = None
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    yaml.width = 100
+    yaml.dump(value, text)
+    return text.getvalue()
 
 
 def read(path: str | Path) -> dict[str, Any]:
     """The top-level mapping of a YAML file.
 
     Raises:
-      ConfigError: no such file, not text, not YAML, empty, not a mapping.
+      ConfigError: no such file, not text, too long, not YAML, empty, not a mapping.
     """
     try:
-        raw = parse(Path(path).read_text(encoding="utf-8"))
-        as_json(raw)
+        with open(path, "rb") as file:
+            content = file.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise YAMLError(f"it is longer than {MOST_BYTES:,} bytes")
+        raw = parse(content.decode("utf-8"))
     except OSError as error:
         raise _refused(path, f"cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise _refused(path, f"is not UTF-8 text (byte {error.start})") from error
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+    except (YAMLError, ValueError) as error:
         raise _refused(path, f"is not valid YAML: {_explain(error)}") from error
     if raw is None:
         raise _refused(path, "is empty")
@@ -112,11 +204,11 @@ def _refused(path: str | Path, message: str, value: Any = NO_VALUE) -> ConfigErr
 
 def _explain(error: Exception) -> str:
     """A YAML error in one line, with its place."""
-    if isinstance(error, yaml.MarkedYAMLError):
+    if isinstance(error, MarkedYAMLError):
         mark = error.problem_mark or error.context_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         return f"{place}{error.problem or error.context}"
-    return str(error) or type(error).__name__
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def override(
@@ -138,16 +230,18 @@ def override(
     raw, problems, pairs = copy.deepcopy(raw), [], []
     for text in overrides:
         key, equals, value = text.partition("=")
-        if not equals or not key.strip() or "" in key.strip().split("."):
-            problems.append(_wrong(text, "must be key=value, with dots in the key"))
-            continue
-        try:
-            value = parse(value)
-            as_json(value)
-        except (yaml.YAMLError, ValueError) as error:
-            problems.append(_wrong(key, f"the value is not valid YAML: {_explain(error)}", value))
-            continue
-        pairs.append((tuple(int(p) if p.isdecimal() else p for p in key.strip().split(".")), value))
+        parts = key.strip().split(".")
+        if not equals or "" in parts:
+            problems.append(_wrong(show(text)[1:-1], "must be key=value, with dots in the key"))
+        elif len(parts) > MOST_DEPTH:
+            problems.append(_wrong(show(key)[1:-1], f"must have at most {MOST_DEPTH} parts"))
+        else:
+            try:
+                pairs.append(
+                    (tuple(int(p) if re.fullmatch("[0-9]{1,9}", p) else p for p in parts), parse(value))
+                )
+            except (YAMLError, ValueError) as error:
+                problems.append(_wrong(key, f"the value is not valid YAML: {_explain(error)}", value))
     for path, value in sorted(pairs, key=lambda pair: pair[0][-1] != "name"):
         problem = _set(raw, path, value, keep)
         problems += [] if problem is None else [problem]

@@ -5,9 +5,9 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-import yaml
 
 import tasks
+from meta_train.config.file import read
 from tasks import rings
 from tasks.data.text import load_text
 
@@ -101,7 +101,7 @@ SHIPPED = sorted((Path(__file__).parents[2] / "configs").glob("**/*.y*ml"))
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_no_shipped_config_trains_or_selects_on_an_evaluation_task(path):
-    config = yaml.safe_load(path.read_text())
+    config = read(path)
     for spec in specs(config):
         task = {key: value for key, value in tasks.expand(spec).items() if key not in ("weight", "label")}
         assert rings.overlap(task) is None, f"{path.name}: {rings.overlap(task)}"

@@ -185,7 +185,7 @@ def test_a_write_that_fails_in_the_middle_is_told_and_the_last_good_checkpoint_s
     """A limit on the size of files: the writes really fail. TensorStore may print what it likes before."""
     code = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-        "from meta_train import cli;"
+        "from meta_train.cli import main as cli;"
         "code = cli.command(['run', 'mine.yaml', 'checkpoint.every=5', 'outer_steps=10', '--out', 'r']);"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000));"
         "sys.exit(cli.command(['run', 'big.yaml', '--out', 'r2']) + 10 * code)"
@@ -198,3 +198,62 @@ def test_a_write_that_fails_in_the_middle_is_told_and_the_last_good_checkpoint_s
     told = re.findall("meta-train: .*", result.stderr)
     assert len(told) == 1 and "cannot save checkpoint 20" in told[0] and "File too large" in told[0]
     assert (tmp_path / "r" / "checkpoints" / "10").is_dir()
+
+
+def test_overrides_may_stand_after_options(capsys):
+    for argv in (
+        ["run", "mine.yaml", "--dry-run", "seed=3", "outer_steps=7"],
+        ["run", "mine.yaml", "seed=3", "--dry-run", "outer_steps=7"],
+    ):
+        assert cli.parse(argv).overrides == ["seed=3", "outer_steps=7"]
+    with pytest.raises(SystemExit):
+        cli.parse(["run", "mine.yaml", "--dryrun", "seed=3"])
+    with pytest.raises(SystemExit):
+        cli.parse(["list", "tasks", "more"])
+    assert "unrecognized arguments: more" in capsys.readouterr().err
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    with pytest.raises(SystemExit) as done:
+        cli.command(["--version"])
+    assert done.value.code == 0
+    assert re.fullmatch(r"meta-train \d+\.\d+\.\d+\n", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("out", "words"),
+    [
+        ("mine.yaml", "mine.yaml"),
+        ("mine.yaml/below", "Not a directory"),
+        ("x" * 300, "File name too long"),
+        ("a/" * 3000, "File name too long"),
+    ],
+)
+def test_a_directory_that_cannot_be_made_is_one_line(capsys, out, words):
+    before = files()
+    assert cli.command(["run", "mine.yaml", "--out", out]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("meta-train: ") and words in line
+    assert files() == before
+
+
+def test_a_package_that_is_not_installed_is_named_with_the_extra_that_has_it(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pydantic", None)
+    for name in [name for name in sys.modules if name.startswith("meta_train.config")]:
+        monkeypatch.delitem(sys.modules, name)
+    assert cli.command(["list", "tasks"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == (
+        "meta-train: the package pydantic is not installed; this command needs it: "
+        "pip install 'learned-opt[train]'"
+    )
+
+
+def test_a_module_tasks_beside_a_script_is_named_in_one_line(tmp_path):
+    (tmp_path / "tasks.py").write_text("x = 1")
+    (tmp_path / "train.py").write_text(
+        "try:\n    import meta_train\nexcept ImportError as error:\n    print(error)\n"
+    )
+    result = subprocess.run([sys.executable, "train.py"], cwd=tmp_path, capture_output=True, text=True)
+    (line,) = result.stdout.splitlines()
+    assert str(tmp_path / "tasks.py") in line and "rename that file" in line

@@ -56,7 +56,7 @@ def refusal(tmp_path, content):
         (b"a: [1, 2\n", "is not valid YAML: line 2, column 1: expected ',' or ']', but got '<stream end>'"),
         (b"a: 1\n---\nb: 2\n", "is not valid YAML: line 2, column 1: but found another document"),
         (b"[1]: 2\n", "is not valid YAML: line 1, column 1: a key must be text"),
-        (b"a: &x [*x]\n", "is not valid YAML: Circular reference detected"),
+        (b"a: &x [*x]\n", "is not valid YAML: line 1, column 4: the value contains itself"),
         (b"a: \xff\n", "is not UTF-8 text (byte 3)"),
     ],
 )
@@ -65,9 +65,65 @@ def test_a_file_that_is_no_config_is_refused_in_one_line(tmp_path, content, line
 
 
 def test_no_object_is_ever_constructed_from_a_file(tmp_path):
-    assert "could not determine a constructor" in refusal(
-        tmp_path, b"a: !!python/object/apply:os.getcwd []\n"
+    assert refusal(tmp_path, b"a: !!python/object/apply:os.getcwd []\n") == (
+        "is not valid YAML: line 1, column 4: the tag tag:yaml.org,2002:python/object/apply:os.getcwd "
+        "is not allowed here"
     )
+
+
+BOMB = "a: &a [x, x]\n" + "".join(
+    f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in zip("abcdefg", "bcdefgh", strict=True)
+)
+
+
+CHAIN = "a0: &a0 []\n" + "\n".join(f"a{i}: &a{i} [*a{i - 1}]" for i in range(1, 900))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("a: !!bool maybe", '"maybe" is not of the type bool'),
+        ("a: !!timestamp abc", None),
+        ("a: !!map [1]", "the tag tag:yaml.org,2002:map is not allowed here"),
+        ("a: !!map x", '"x" is not of the type map'),
+        ("a: !!set {x}", "the tag tag:yaml.org,2002:set is not allowed here"),
+        ("a: !!int x", '"x" is not of the type int'),
+        ("a: !!float x", '"x" is not of the type float'),
+        ("a: !!null x", '"x" is not of the type null'),
+        ("a: " + "9" * 5000, "the number has more than 100 digits"),
+        ("a: " + "[" * 10_000, "it is nested more than 50 deep"),
+        ("a: " + "[" * 60 + "]" * 60, "it is nested more than 50 deep"),
+        (
+            "a0: &a0 []\n" + "\n".join(f"a{i}: &a{i} [*a{i - 1}]" for i in range(1, 900)),
+            "nested more than 50 deep",
+        ),
+        ("a: {x: &x [*x]}", "the value contains itself"),
+        ("<<: 3", "<< must be followed by mappings"),
+        ("a: *b", "found undefined alias 'b'"),
+        (BOMB, "it has more than 10,000 values"),
+        ("\n".join(f"k{i}: 1" for i in range(2_000)), "there are more than 1,000 entries"),
+        ("\n".join(f"k{i}: 1" for i in range(9_000)), "it has more than 10,000 values"),
+        ("\n".join(f"k{i}: 1" for i in range(60_000)), "it is longer than 250,000 bytes"),
+        ("%YAML 3.x\n---\na: 1", "expected a digit, but found 'x'"),
+        ("a: \x00", "unacceptable character #x0000"),
+    ],
+)
+def test_no_tag_bomb_or_size_gets_past_the_reader(tmp_path, content, words):
+    if words is None:
+        (tmp_path / "x.yaml").write_text(content)
+        assert read(tmp_path / "x.yaml") == {"a": "abc"}
+        return
+    assert words in refusal(tmp_path, content.encode())
+    value = content.removeprefix("a: ")
+    if value != content and content != BOMB:
+        (problem,) = override({}, [f"a={value}"], keep_all)[1]
+        assert str(problem).startswith("command line: a: the value is not valid YAML: ")
+        assert words in str(problem) and "\n" not in str(problem)
+
+
+def test_an_override_with_thousands_of_dots_is_refused_at_once():
+    (problem,) = override({}, [".".join("a" * 5000) + "=1"], keep_all)[1]
+    assert problem.message == "must have at most 50 parts" and len(str(problem)) < 200
 
 
 def test_a_missing_file_and_a_directory_are_named(tmp_path):

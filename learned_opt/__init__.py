@@ -11,6 +11,7 @@ from learned_opt.architectures.mulo import elo, mulo
 from learned_opt.architectures.nn_adam import nn_adam
 from learned_opt.architectures.residual import residual
 from learned_opt.architectures.rnn_mlp import rnn_mlp
+from learned_opt.architectures.spectral import spectral
 from learned_opt.architectures.velo import velo
 from learned_opt.artefact.format import Artefact, ArtefactError, save
 from learned_opt.artefact.hub import push_to_hub
@@ -39,5 +40,6 @@ __all__ = [
     "residual",
     "rnn_mlp",
     "save",
+    "spectral",
     "velo",
 ]

@@ -10,6 +10,7 @@ from learned_opt.architectures.mulo import elo, mulo
 from learned_opt.architectures.nn_adam import nn_adam
 from learned_opt.architectures.residual import residual
 from learned_opt.architectures.rnn_mlp import rnn_mlp
+from learned_opt.architectures.spectral import spectral
 from learned_opt.architectures.velo import velo
 
 LEARNED_OPTIMIZERS = {
@@ -19,6 +20,7 @@ LEARNED_OPTIMIZERS = {
     "per_param_mlp": per_param_mlp,
     "adafac_mlp": adafac_mlp,
     "residual": residual,
+    "spectral": spectral,
     "mlp_nominal": mlp_nominal,
     "mulo": mulo,
     "elo": elo,

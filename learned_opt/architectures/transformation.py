@@ -1,6 +1,9 @@
 """From an architecture's two pure functions to an optax transformation: the rules all architectures share."""
 
-from collections.abc import Callable
+import contextlib
+import contextvars
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -19,6 +22,7 @@ def transformation(
     *,
     needs: tuple[str, ...] = (),
     num_steps: Any = None,
+    skip_nonfinite: bool | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """`init(params) -> state` and `update(grads, state, params, value) -> (updates, state)` as optax's.
 
@@ -29,6 +33,8 @@ def transformation(
     * Leaves that are not real floating-point numbers (integers, booleans, float0 gradients) and
       leaves without elements are skipped: the functions do not see them, their update is zero.
     * A parameter tree without any leaf to optimize never reaches `update`.
+    * Gradients that are not finite cost a step, not the run: where an element of a gradient, or the value if
+      `needs` names it, is infinite or NaN, the updates are zero and the state stays as it was.
 
     Args:
       name: the architecture's, for the error messages.
@@ -36,6 +42,8 @@ def transformation(
       update: as above; `value` is None unless `needs` names it. The updates are to be added.
       needs: "params" and "value" are demanded of every call of `update`, "num_steps" here.
       num_steps: what `build` was given.
+      skip_nonfinite: False hands non-finite gradients to `update`, as the code does that an architecture
+        was ported from; None takes what `non_finite_steps` says, which is True unless it was called.
 
     Returns:
       The transformation. Its `update` raises ValueError if something it needs is missing.
@@ -48,6 +56,8 @@ def transformation(
             f"{name} needs num_steps, the number of steps of the training to come: pass num_steps=..."
         )
 
+    if _SKIP_NONFINITE.get() if skip_nonfinite is None else skip_nonfinite:
+        update = skipping_nonfinite(update, with_value="value" in needs)
     init, update = on_mesh_of_params(init), sharded_by_compiler(update)
 
     def init_fn(params):
@@ -69,6 +79,52 @@ def transformation(
         return jax.tree.map(_in_dtype_of, like, steps), state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def skipping_nonfinite(
+    update: Callable[..., tuple[Any, Any]], *, with_value: bool = False
+) -> Callable[..., tuple[Any, Any]]:
+    """`update(grads, state, params, value)` that does nothing where a gradient is not finite.
+
+    Where all is finite the result is that of `update`, in all bits. `update` never sees what is not finite,
+    so that derivatives with respect to theta stay finite, too.
+
+    Args:
+      update: of an architecture, on float32 leaves.
+      with_value: whether the value must be finite as well.
+    """
+
+    def guarded(grads, state, params, value):
+        finite = [jnp.all(jnp.isfinite(g)) for g in jax.tree.leaves(grads)]
+        if with_value:
+            finite.append(jnp.all(jnp.isfinite(value)))
+            value = jnp.where(finite[-1], value, jnp.zeros_like(value))
+        ok = functools.reduce(jnp.logical_and, finite)
+
+        def chosen(new, old):
+            return jax.tree.map(lambda x, y: jnp.where(ok, x, y), new, old)
+
+        zeros = jax.tree.map(jnp.zeros_like, grads)
+        steps, after = update(chosen(grads, zeros), state, params, value)
+        return chosen(steps, zeros), chosen(after, state)
+
+    return guarded
+
+
+_SKIP_NONFINITE = contextvars.ContextVar("skip_nonfinite", default=True)
+
+
+@contextlib.contextmanager
+def non_finite_steps(skipped: bool) -> Iterator[None]:
+    """Whether optimizers that are built in here skip steps whose gradients are not finite.
+
+    With `skipped` false they do what the code did that they were ported from: most become NaN for good.
+    """
+    token = _SKIP_NONFINITE.set(skipped)
+    try:
+        yield
+    finally:
+        _SKIP_NONFINITE.reset(token)
 
 
 def _optimized(p: Any) -> bool:

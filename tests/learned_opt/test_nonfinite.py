@@ -1,0 +1,65 @@
+"""Gradients that are not finite cost a step, not the run."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from learned_opt import LEARNED_OPTIMIZERS
+from learned_opt.architectures.transformation import non_finite_steps, skipping_nonfinite, transformation
+
+SMALL = {"velo": {"lstm_hidden": 8, "bank": 2}, "celo": {"lstm_hidden": 8}, "rnn_mlp": {"lstm_hidden": 8}}
+EVERY = pytest.mark.parametrize("name", LEARNED_OPTIMIZERS)
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+PARAMS = {"b": jnp.array([0.5, -1.0]), "w": jnp.cos(jnp.arange(6.0)).reshape(2, 3)}
+
+
+def optimizer(name):
+    lopt = LEARNED_OPTIMIZERS[name](**SMALL.get(name, {}))
+    return lopt, lopt.build(lopt.init(jax.random.key(0)), 20)
+
+
+@EVERY
+def test_a_step_with_one_nan_changes_neither_the_parameters_nor_the_state(name):
+    lopt, tx = optimizer(name)
+    update = jit(lambda g, s, value: tx.update(g, s, PARAMS, value=value))
+    _, state = update(PARAMS, tx.init(PARAMS), 1.0)
+    for bad in (jnp.nan, jnp.inf):
+        broken = {**PARAMS, "w": PARAMS["w"].at[0, 0].set(bad)}
+        updates, after = update(broken, state, 1.0)
+        assert not any(np.any(u) for u in jax.tree.leaves(updates))
+        jax.tree.map(np.testing.assert_array_equal, after, state)
+    if "value" in lopt.needs:
+        updates, after = update(PARAMS, state, jnp.nan)
+        assert not any(np.any(u) for u in jax.tree.leaves(updates))
+        jax.tree.map(np.testing.assert_array_equal, after, state)
+    updates, _ = update(PARAMS, state, 1.0)
+    assert all(np.isfinite(u).all() and np.any(u) for u in jax.tree.leaves(updates))
+
+
+def test_without_the_guard_an_optimizer_does_with_nan_what_its_model_did():
+    with non_finite_steps(skipped=False):
+        _, tx = optimizer("learnable_adam")
+    updates, _ = tx.update({"b": jnp.array([jnp.nan, 1.0])}, tx.init({"b": PARAMS["b"]}), {"b": PARAMS["b"]})
+    assert np.isnan(updates["b"][0]) and np.isfinite(updates["b"][1])
+
+
+def test_a_value_that_the_architecture_does_not_look_at_may_be_nan():
+    def update(grads, state, params, value):
+        del params, value
+        return jax.tree.map(jnp.negative, grads), state
+
+    tx = transformation("descent", lambda params: (), update)
+    updates, _ = tx.update(PARAMS, tx.init(PARAMS), PARAMS, value=jnp.nan)
+    np.testing.assert_array_equal(updates["b"], -PARAMS["b"])
+
+
+def test_the_derivative_by_theta_of_a_skipped_step_is_zero_and_finite():
+    def loss(theta):
+        update = skipping_nonfinite(lambda g, s, p, v: (theta * jnp.sqrt(g), s + theta))
+        steps, state = update(jnp.array([jnp.nan, 4.0]), jnp.zeros([]), None, None)
+        return steps.sum() + state
+
+    assert jax.grad(loss)(1.0) == 0

@@ -41,7 +41,8 @@ MEAN_LOG_LOSS = Objective()
 class InnerState(NamedTuple):
     """State of one inner training: `t` and `length` are i32[], `cfg` tells the task.
 
-    `late` is what gradients that arrive late need (`Late`), None where they do not.
+    `late` is what gradients that arrive late need (`Late`), None where they do not; `rate` is f32[], the
+    factor on the steps of this inner problem, None where there is none.
     """
 
     params: Any
@@ -50,6 +51,7 @@ class InnerState(NamedTuple):
     t: jax.Array
     length: jax.Array
     late: Any
+    rate: Any = None
 
 
 class Late(NamedTuple):
@@ -93,6 +95,7 @@ def inner_training(
     unroll_length: int | tuple[int, int],
     multiple: int = 1,
     objective: Objective = MEAN_LOG_LOSS,
+    learning_rate: tuple[float, float] | None = None,
 ) -> UnrolledSystem:
     """Trains tasks of a family with a learned optimizer: one step of the system is one step of training.
 
@@ -102,6 +105,8 @@ def inner_training(
       unroll_length: T, a number of steps, or (low, high): log-uniform among the multiples of `multiple`.
       multiple: K of the estimator that will unroll this.
       objective: what is minimised.
+      learning_rate: (low, high), of a factor on all steps of an inner problem, drawn log-uniformly for
+        each: it stands for a user's rate that is off, so that the optimizer learns to bear it. None for 1.
 
     Returns:
       An `UnrolledSystem` with `InnerState`s.
@@ -122,7 +127,11 @@ def inner_training(
         params = family.task(cfg).init(key_params)
         opt_state = lopt.build(theta, length).init(params)
         late = depart(family.delay, params, jax.random.fold_in(key_params, 0))
-        return InnerState(params, opt_state, cfg, jnp.zeros([], jnp.int32), length, late), length
+        rate = None
+        if learning_rate is not None:
+            low, high = (math.log(bound) for bound in learning_rate)
+            rate = jnp.exp(jax.random.uniform(jax.random.fold_in(key_params, 1), (), minval=low, maxval=high))
+        return InnerState(params, opt_state, cfg, jnp.zeros([], jnp.int32), length, late, rate), length
 
     def step(theta, state, key, data):
         task, opt = family.task(state.cfg), lopt.build(theta, state.length)
@@ -130,6 +139,8 @@ def inner_training(
         loss, grads = jax.value_and_grad(task.loss)(state.params, key_train, data["train"])
         grads, late = arrive(state.late, grads, state.t)
         updates, opt_state = opt.update(grads, state.opt_state, state.params, value=loss)
+        if state.rate is not None:
+            updates = jax.tree.map(lambda u: (state.rate * u).astype(u.dtype), updates)
         params = optax.apply_updates(state.params, updates)
         t = state.t + 1
         if objective.loss == "valid":
@@ -139,7 +150,7 @@ def inner_training(
             loss = loss * (1 + objective.late) * (t / state.length) ** objective.late
         if objective.reduce == "last":  # times T, as the mean over steps divides by it
             loss = jnp.where(t == state.length, state.length * loss, 0.0)
-        return InnerState(params, opt_state, state.cfg, t, state.length, late), loss
+        return InnerState(params, opt_state, state.cfg, t, state.length, late, state.rate), loss
 
     worst = float(meta_loss(objective.cap)) * (longest if objective.reduce == "last" else 1)
     if worst > 0:

@@ -96,6 +96,7 @@ def _facts(content: Mapping[str, Any]) -> list[tuple[str, Any]]:
         ("architecture", content["architecture"]),
         ("options", content["options"] or "the defaults"),
         ("steps of the inner trainings it was meta-trained on", steps),
+        ("parameters of the largest model that it was tried on", content.get("parameters")),
         ("sha256 of the weights", content["theta_sha256"]),
     ]
 

@@ -47,6 +47,7 @@ class Artefact(NamedTuple):
       provenance: who made it, when, from what; free-form JSON.
       config: the configuration of its meta-training, or None.
       evaluation: its evaluation table, or None.
+      parameters: of the largest model that it was trained or tested on, or None if not recorded.
     """
 
     lopt: LearnedOptimizer
@@ -57,6 +58,7 @@ class Artefact(NamedTuple):
     provenance: dict[str, Any]
     config: Any
     evaluation: Any
+    parameters: int | None = None
 
 
 def save(
@@ -69,6 +71,7 @@ def save(
     provenance: Mapping[str, Any],
     config: Any = None,
     evaluation: Any = None,
+    parameters: int | None = None,
 ) -> None:
     """Writes an artefact: completely or not at all.
 
@@ -82,6 +85,7 @@ def save(
         JSON has no NaN and no infinity: they are stored as null.
       config: the configuration of the meta-training.
       evaluation: the evaluation table.
+      parameters: of the largest model that it was trained or tested on, or None if unknown.
 
     Raises:
       ArtefactError: theta is not of the architecture, or not finite; the directory holds something else.
@@ -108,6 +112,8 @@ def save(
         "config": config,
         "evaluation": evaluation,
     }
+    if parameters is not None:
+        content["parameters"] = parameters
     content = _jsonable(content)
     content["sha256"] = _sha256(_encode(content))
     what = (architecture_named(name).__doc__ or name).partition("\n")[0]
@@ -141,7 +147,8 @@ def read_directory(directory: str | os.PathLike) -> Artefact:
     lopt = make_optimizer(content["architecture"], content["options"])
     theta = fit_theta(lopt, arrays, str(directory / WEIGHTS))
     fields = ("options", "horizon", "provenance", "config", "evaluation")
-    return Artefact(lopt, theta, content["architecture"], **{field: content[field] for field in fields})
+    known = {field: content[field] for field in fields} | {"parameters": content.get("parameters")}
+    return Artefact(lopt, theta, content["architecture"], **known)
 
 
 def architecture_named(name: str) -> Callable[..., LearnedOptimizer]:

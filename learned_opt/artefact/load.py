@@ -1,12 +1,26 @@
 """Opening a trained optimizer by its name: a directory, `pretrained:NAME`, or `hub:user/name`."""
 
+import inspect
+import math
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Literal
 
 import optax
 
-from learned_opt.artefact.format import CONFIG, Artefact, ArtefactError, read_directory
+from learned_opt.artefact.format import (
+    CONFIG,
+    Artefact,
+    ArtefactError,
+    architecture_named,
+    make_optimizer,
+    read_directory,
+)
 from learned_opt.artefact.hub import PREFIX, download
+from learned_opt.artefact.limits import warn_of_horizon, warning_of_size
+
+Schedule = Callable[[Any], Any]
 
 PRETRAINED = "pretrained:"
 
@@ -28,7 +42,12 @@ def read(directory: str | os.PathLike) -> Artefact:
 
 
 def load(
-    directory: str | os.PathLike, *, num_steps: int | None = None
+    directory: str | os.PathLike,
+    *,
+    num_steps: int | None = None,
+    learning_rate: float = 1.0,
+    weight_decay: float | None = None,
+    schedule: Schedule | Literal["learned"] | None = "learned",
 ) -> optax.GradientTransformationExtraArgs:
     """A trained optimizer as an optax transformation.
 
@@ -37,16 +56,27 @@ def load(
         one on the Hugging Face Hub, which is downloaded or taken from its cache, or "pretrained:NAME",
         one that comes with this package.
       num_steps: the number of steps of the training to come; not needed by every architecture.
+      learning_rate: relative to what was learned: every step, weight decay included, is multiplied by it.
+      weight_decay: in place of the artefact's own, for architectures with such an option; >= 0.
+      schedule: "learned", or a schedule of your own, `(count) -> factor on the artefact's learning rate`, as
+        optax makes them (`optax.cosine_decay_schedule(1.0, 10_000)`), or None for a constant one. Both are for
+        architectures whose schedule can be left out (`spectral`), which then do not need `num_steps`.
 
     Returns:
       The transformation, for `optax.chain`, `optax.masked`, jit, vmap, scan. Its `update` wants
-      `params`, and `value=loss` if the architecture looks at the loss.
+      `params`, and `value=loss` if the architecture looks at the loss. A step whose gradients are not finite
+      is skipped: its updates are zero and the state stays as it was.
 
     Raises:
       ArtefactError: see `read`.
-      ValueError: the architecture needs `num_steps` and it was not given, or is not positive.
+      ValueError: the architecture needs `num_steps` and it was not given, or is not positive; or it has no
+        such weight decay or schedule.
+
+    Warns:
+      UserWarning: `num_steps`, or (when `init` sees them) the number of parameters, is far outside what the
+        optimizer was trained and tested on. Once for each artefact in a process.
     """
-    artefact = read(directory)
+    artefact = _with_options(read(directory), weight_decay, schedule)
     if num_steps is None and "num_steps" in artefact.lopt.needs:
         trained = "" if artefact.horizon is None else f" (it was trained for {_horizon(artefact.horizon)})"
         raise ValueError(
@@ -55,7 +85,40 @@ def load(
         )
     if num_steps is not None and num_steps < 1:
         raise ValueError(f"num_steps must be >= 1, got {num_steps}")
-    return artefact.lopt.build(artefact.theta, num_steps)
+    if not (learning_rate > 0 and math.isfinite(learning_rate)):
+        raise ValueError(f"learning_rate must be > 0, a factor on what was learned, got {learning_rate}")
+    if "num_steps" in artefact.lopt.needs:
+        warn_of_horizon(str(directory), artefact.horizon, num_steps)
+    tx = artefact.lopt.build(artefact.theta, num_steps)
+    tx = warning_of_size(tx, str(directory), artefact.parameters)
+    if callable(schedule):
+        tx = optax.chain(tx, optax.scale_by_schedule(lambda count: learning_rate * schedule(count)))
+    elif learning_rate != 1:
+        tx = optax.chain(tx, optax.scale(learning_rate))
+    return optax.with_extra_args_support(tx)
+
+
+def _with_options(
+    artefact: Artefact, weight_decay: float | None, schedule: Schedule | str | None
+) -> Artefact:
+    """The artefact with other options in place of its own; what its architecture does not have is refused."""
+    asked: dict[str, Any] = {}
+    if weight_decay is not None:
+        if not (weight_decay >= 0 and math.isfinite(weight_decay)):
+            raise ValueError(f"weight_decay must be >= 0, got {weight_decay}")
+        asked["weight_decay"] = weight_decay
+    if schedule is None or callable(schedule):
+        asked["schedule"] = "constant"
+    elif schedule != "learned":
+        raise ValueError(f"schedule must be 'learned', None or a function of the count, got {schedule!r}")
+    known = inspect.signature(architecture_named(artefact.name)).parameters
+    for option in asked:
+        if option not in known:
+            raise ValueError(f"{artefact.name} has no {option} of its own that could be replaced")
+    if not asked:
+        return artefact
+    options = {**artefact.options, **asked}
+    return artefact._replace(lopt=make_optimizer(artefact.name, options), options=options)
 
 
 def _local(directory: str | os.PathLike) -> Path:

@@ -124,6 +124,21 @@ class Objective(Section):
         return self
 
 
+class Rates(Section):
+    """Factors on the learning rate, log-uniform in [min, max]."""
+
+    min: Annotated[float, Gt(0)]
+    """Least factor."""
+    max: Annotated[float, Gt(0)]
+    """Largest factor."""
+
+    @model_validator(mode="after")
+    def _ordered(self):
+        if self.min > self.max:
+            raise ValueError(f"min must be <= max ({self.max}), got {self.min}")
+        return self
+
+
 class Inner(Section):
     """The inner training."""
 
@@ -131,6 +146,8 @@ class Inner(Section):
     """T, steps of one inner problem, a multiple of the estimator's `truncation_length`; or {min, max}."""
     objective: Objective = Objective()
     """What of it is minimised."""
+    learning_rate: Rates | None = None
+    """A factor on all steps of an inner problem, drawn log-uniformly for each: a user's rate that is off."""
 
 
 class Selection(Section):

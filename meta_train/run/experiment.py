@@ -176,7 +176,7 @@ def streamed(config: RunConfig, task: TrainingTask, family: TaskFamily) -> tuple
 
 def inner_system(config: RunConfig, family: TaskFamily, lopt: LearnedOptimizer) -> UnrolledSystem:
     """The unrolled system of one family, as the config's `inner` section says."""
-    length = config.inner.unroll_length
+    length, rates = config.inner.unroll_length, config.inner.learning_rate
     return inner_training(
         family,
         lopt,
@@ -184,6 +184,7 @@ def inner_system(config: RunConfig, family: TaskFamily, lopt: LearnedOptimizer) 
         # Estimators without a truncation length unroll whole inner problems.
         multiple=config.estimator.get("truncation_length", 1),
         objective=Objective(**config.inner.objective.model_dump()),
+        learning_rate=None if rates is None else (rates.min, rates.max),
     )
 
 

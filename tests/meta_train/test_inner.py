@@ -96,6 +96,23 @@ def test_the_log_objective_is_of_the_capped_loss_and_its_ceiling_is_that_of_the_
     assert system.worst_loss == pytest.approx(np.log(0.52))
 
 
+def test_the_steps_of_an_inner_problem_have_a_factor_of_its_own_within_the_bounds():
+    family = lines()
+    system = inner_training(family, momentum(), unroll_length=4, objective=PLAIN, learning_rate=(0.25, 4.0))
+    plain = inner_training(family, momentum(), unroll_length=4, objective=PLAIN)
+    keys = jax.random.split(jax.random.key(0), 200)
+    states = jax.vmap(lambda key: system.init(THETA, key)[0])(keys)
+    assert 0.25 <= states.rate.min() < 0.3 and 3.5 < states.rate.max() <= 4
+    np.testing.assert_allclose(jnp.log(states.rate).mean(), 0, atol=0.25)  # 4 standard errors
+    one = jax.tree.map(lambda x: x[0], states)
+    without, _ = plain.init(THETA, keys[0])
+    stepped, _ = system.step(THETA, one, keys[1], family.data)
+    expected, _ = plain.step(THETA, without, keys[1], family.data)
+    step = expected.params["w"] - without.params["w"]
+    np.testing.assert_allclose(stepped.params["w"] - one.params["w"], one.rate * step, rtol=1e-4)
+    assert stepped.rate == one.rate and expected.rate is None
+
+
 def test_late_losses_can_weigh_more_and_the_weights_average_to_one():
     family, plain = lines(), {}
     for late in (0.0, 2.0):

@@ -63,3 +63,19 @@ def orthogonalised(tensors: Sequence[jax.Array], steps: int = 5) -> list[jax.Arr
         (done[i] if as_matrix(x).shape == done[i].shape else done[i].T).reshape(x.shape)
         for i, x in enumerate(tensors)
     ]
+
+
+def equalised(step: jax.Array, mean_square: jax.Array) -> jax.Array:
+    """The step, each output divided by the root of its mean square, its norm kept (NorMuon, Li 2025).
+
+    Args:
+      step: orthogonalised, f32[..., outputs].
+      mean_square: f32[outputs], of earlier steps and this one.
+    """
+    scaled = step * jax.lax.rsqrt(mean_square + 1e-12)
+    return scaled * (jnp.linalg.norm(step.reshape(-1)) / (jnp.linalg.norm(scaled.reshape(-1)) + 1e-12))
+
+
+def mean_square_of_outputs(step: jax.Array) -> jax.Array:
+    """f32[outputs]."""
+    return jnp.mean(jnp.square(as_matrix(step)), 0)

@@ -21,7 +21,13 @@ from learned_opt.architectures.features import (
     time_embedding,
 )
 from learned_opt.architectures.network import dense, dummy_tensor, fan_in, per_parameter_mlp, tree_like
-from learned_opt.architectures.orthogonal import kinds, orthogonalised, spectral_scale
+from learned_opt.architectures.orthogonal import (
+    equalised,
+    kinds,
+    mean_square_of_outputs,
+    orthogonalised,
+    spectral_scale,
+)
 from learned_opt.architectures.transformation import transformation
 from learned_opt.base import LearnedOptimizer
 
@@ -41,12 +47,15 @@ class SpectralState(NamedTuple):
     Attributes:
       count: i32[], the number of updates so far.
       acc: for each leaf of the parameters, its Accumulators; those that nothing reads are None.
+      outputs: for each leaf, the running mean square of each output's orthogonalised steps, f32[outputs];
+        None where it is not kept.
       signals: f32[M, 2], for each of M leaves running means of the squared norm of its gradient, and of
         the cosine between its gradient and the momentum before it.
     """
 
     count: jax.Array
     acc: Any
+    outputs: Any
     signals: jax.Array
 
 
@@ -57,6 +66,7 @@ def spectral(
     embedding_rate: Annotated[float, Gt(0)] | None = None,
     embeddings: str = EMBEDDINGS,
     weight_decay: Annotated[float, Ge(0)] = 0.01,
+    equalise: bool = True,
     schedule: Literal["learned", "constant"] = "learned",
     limit: Annotated[float, Gt(0)] = 3.0,
     hidden: Annotated[int, Ge(0)] = 0,
@@ -69,11 +79,13 @@ def spectral(
     `r = learning_rate * base(t / T) * exp(clip(w @ times + u @ signals))`
 
     O is the orthogonalised Nesterov momentum (.95) of a matrix, as in Muon; the last axis of a tensor is its
-    outputs, all others together are its inputs, those of a kernel too. A is Adam's bias-corrected direction
+    outputs, all others together are its inputs, those of a kernel too. Where there are more outputs than
+    inputs, O's columns are equalised: each is divided by the root of its running mean square (.95), as in
+    NorMuon. A is Adam's bias-corrected direction
     (.95, .99). The factor sqrt(max(1, outputs / inputs)) makes a step change the layer's output by as much
     at any width, so that one learning rate serves networks of all sizes. base rises over the first 5 % of
-    the training and falls along a cosine to 0 at its end. At initialisation w = u = 0: the optimizer is Muon
-    with AdamW.
+    the training and falls along a cosine to 0 at its end. At initialisation w = u = 0: the optimizer is
+    NorMuon with AdamW.
     What is learned is a schedule for the matrices and one for everything else, each linear in the time t (11
     scales), t / T (9 fractions) and log T, and linear in signals of the noise that a tensor's gradients have
     (`noise_signals`), its own and the mean over all tensors; it is clipped, and always ends at 0.
@@ -88,6 +100,7 @@ def spectral(
       embedding_rate: the same for embeddings; None steps them as matrices.
       embeddings: regular expression that finds embeddings by their path, case ignored; see `kinds`.
       weight_decay: decoupled, multiplied by r; >= 0.
+      equalise: whether the outputs of O are equalised; without it the optimizer is Muon at initialisation.
       schedule: "constant" leaves schedule and signals out, r = learning_rate at every step; then the horizon
         is not needed. For a schedule of your own, chain `optax.scale_by_schedule` after it.
       limit: the learned logarithm of r is at most this, and at least its negative; > 0.
@@ -115,6 +128,10 @@ def spectral(
     def adam_steps(kind):
         return kind == "vector" or (kind == "embedding" and embedding_rate is not None)
 
+    def kept(kind, p):
+        """Whether the outputs of a step are equalised: those of a tall matrix are equal already."""
+        return equalise and not adam_steps(kind) and p.shape[-1] ** 2 > p.size
+
     def network(tensors, shared):
         layers = [dense(fan_in(INPUTS, tensors, shared), hidden, "0"), dense(hidden, 1, "1", scale=0.0)]
         return per_parameter_mlp(INPUTS, tensors, layers, shared, fused_from=fused_from)
@@ -134,25 +151,37 @@ def spectral(
         leaves, tree = jax.tree.flatten(params)
         which = kinds(params, embeddings)
         acc = [init_accumulators(p, decays(kind)) for p, kind in zip(leaves, which, strict=True)]
-        return SpectralState(jnp.zeros([], jnp.int32), tree.unflatten(acc), jnp.zeros([len(leaves), 2]))
+        outputs = [
+            jnp.zeros(p.shape[-1:]) if kept(kind, p) else None for p, kind in zip(leaves, which, strict=True)
+        ]
+        count = jnp.zeros([], jnp.int32)
+        return SpectralState(count, tree.unflatten(acc), tree.unflatten(outputs), jnp.zeros([len(leaves), 2]))
 
-    def directions(theta, tensors, which, count, signals):
-        """Of each tensor, `O` scaled, or `vector_rate A`."""
+    def directions(theta, tensors, which, state, signals):
+        """Of each tensor, `O` scaled, or `vector_rate A`; and the outputs' mean squares."""
         nesterov = [MOMENTUM * t.acc.momentum[..., 0] + (1 - MOMENTUM) * t.grad for t in tensors]
         found = [
-            adam_direction(t, count, MOMENTUM, RMS) if adam_steps(kind) else n
+            adam_direction(t, state.count, MOMENTUM, RMS) if adam_steps(kind) else n
             for t, n, kind in zip(tensors, nesterov, which, strict=True)
         ]
         if hidden:
-            outputs = net.apply(theta["nn"], tensors, signals)
-            found = [corrected(d, o[..., 0]) for d, o in zip(found, outputs, strict=True)]
+            corrections = net.apply(theta["nn"], tensors, signals)
+            found = [corrected(d, o[..., 0]) for d, o in zip(found, corrections, strict=True)]
         matrices = [i for i, kind in enumerate(which) if not adam_steps(kind)]
         orthogonal = dict(zip(matrices, orthogonalised([found[i] for i in matrices]), strict=True))
+        tree = jax.tree.structure(state.outputs, is_leaf=lambda x: x is None)
+        outputs = tree.flatten_up_to(state.outputs)
         rates = {"vector": vector_rate, "embedding": embedding_rate}
-        return [
-            spectral_scale(d.shape) * orthogonal[i] if i in orthogonal else rates[which[i]] * d
-            for i, d in enumerate(found)
-        ]
+        for i, direction in enumerate(found):
+            if i not in orthogonal:
+                found[i] = rates[which[i]] * direction
+                continue
+            step = orthogonal[i]
+            if outputs[i] is not None:
+                outputs[i] = MOMENTUM * outputs[i] + (1 - MOMENTUM) * mean_square_of_outputs(step)
+                step = equalised(step, outputs[i])
+            found[i] = spectral_scale(step.shape) * step
+        return found, tree.unflatten(outputs)
 
     def build(theta, num_steps=None):
         def update(grads, state, params, value):
@@ -164,11 +193,11 @@ def spectral(
             if not constant:
                 base = learning_rate * warmup_cosine(state.count - 1, num_steps)
                 rates = base * _factors(theta, which, signals, state.count, num_steps, limit)
-            steps = directions(theta, tensors, which, state.count, signals)
+            steps, outputs = directions(theta, tensors, which, state, signals)
             steps = [
                 -rate * (d + weight_decay * t.param) for rate, d, t in zip(rates, steps, tensors, strict=True)
             ]
-            return tree_like(steps, params), state
+            return tree_like(steps, params), state._replace(outputs=outputs)
 
         needs = ("params",) if constant else ("params", "num_steps")
         return transformation("spectral", init_state, update, needs=needs, num_steps=num_steps)
@@ -236,4 +265,5 @@ def _observe(grads, state, params, decays):
         signals.append(MOMENTUM * seen + (1 - MOMENTUM) * new)
         accs.append(acc)
         tensors.append(make_tensor(g, p, acc))
-    return tensors, SpectralState(state.count + 1, tree.unflatten(accs), jnp.stack(signals))
+    state = state._replace(count=state.count + 1, acc=tree.unflatten(accs), signals=jnp.stack(signals))
+    return tensors, state

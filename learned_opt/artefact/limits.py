@@ -49,8 +49,8 @@ def warning_of_size(
         if size > FAR_IN_PARAMETERS * parameters:
             _warn_once(
                 (name, "parameters"),
-                f"{name} was tried on models of at most {parameters:,} parameters; this one has {size:,}, and "
-                "what it does there was not measured: compare it with a baseline",
+                f"{name} was tried on models of at most {parameters:,} parameters; this one has {size:,}, "
+                "and what it does there was not measured: compare it with a baseline",
             )
         return tx.init(params)
 

@@ -58,9 +58,9 @@ def load(
       num_steps: the number of steps of the training to come; not needed by every architecture.
       learning_rate: relative to what was learned: every step, weight decay included, is multiplied by it.
       weight_decay: in place of the artefact's own, for architectures with such an option; >= 0.
-      schedule: "learned", or a schedule of your own, `(count) -> factor on the artefact's learning rate`, as
-        optax makes them (`optax.cosine_decay_schedule(1.0, 10_000)`), or None for a constant one. Both are for
-        architectures whose schedule can be left out (`spectral`), which then do not need `num_steps`.
+      schedule: "learned"; or one of your own, `(count) -> factor on the artefact's learning rate`, as optax
+        makes them (`optax.cosine_decay_schedule(1.0, 10_000)`); or None for a constant rate. The last two are
+        for architectures whose schedule can be left out (`spectral`), which then do not need `num_steps`.
 
     Returns:
       The transformation, for `optax.chain`, `optax.masked`, jit, vmap, scan. Its `update` wants

@@ -3,11 +3,12 @@
     python benchmarks/accelerator.py [--minutes 10] [--json FILE] [--small]
 
 First the outer steps: the workloads of benchmarks/overhead.py, each with N = 16, 64, ... up to 16,384
-particles. Then one update of each optimizer on models of 1e7 and 1e8 parameters (benchmarks/apply.py). Its lower
-limit is the time that the memory needs to read parameters, gradients and state and to write parameters and
-state; the memory bandwidth is measured with an array of 1 GiB. Rows that do not fit into the memory are reported
-as such, and those that do not fit into the minutes are left out: every figure is written as soon as it is
-measured. With `--small` everything is small enough for a laptop, to check that the script runs.
+particles. Then one update of each optimizer on models of 1e7 and 1e8 parameters (benchmarks/apply.py). Its
+lower limit is the time that the memory needs to read parameters, gradients and state and to write
+parameters and state; the memory bandwidth is measured with an array of 1 GiB. Rows that do not fit into the
+memory are reported as such, and those that do not fit into the minutes are left out: every figure is
+written as soon as it is measured. With `--small` everything is small enough for a laptop, to check that the
+script runs.
 """
 
 import argparse

@@ -19,8 +19,9 @@ import numpy as np
 import safetensors.numpy
 
 from learned_opt.architectures import LEARNED_OPTIMIZERS
-from learned_opt.artefact.atomic import write_directory
+from learned_opt.artefact.atomic import is_litter, settled, write_directory
 from learned_opt.artefact.card import model_card
+from learned_opt.artefact.reading import FileError, one_line, read_bytes, read_json
 from learned_opt.base import LearnedOptimizer, Theta
 
 FORMAT = "learned-opt artefact"
@@ -30,8 +31,8 @@ WEIGHTS, CONFIG, CARD = "theta.safetensors", "config.json", "README.md"
 LEFT_BY_HUB = {".gitattributes", ".cache", ".huggingface"}
 
 
-class ArtefactError(ValueError):
-    """A directory is not an artefact, or is damaged, or does not fit the architecture it names."""
+class ArtefactError(FileError):
+    """A directory is not an artefact, or is damaged, or does not fit the architecture it names. One line."""
 
 
 class Artefact(NamedTuple):
@@ -88,19 +89,17 @@ def save(
       parameters: of the largest model that it was trained or tested on, or None if unknown.
 
     Raises:
-      ArtefactError: theta is not of the architecture, or not finite; the directory holds something else.
+      ArtefactError: theta is not of the architecture, or not finite; the directory holds something else,
+        or cannot be written.
     """
-    directory = _to_be_written(directory)
     # safetensors writes the memory as it lies: a transposed view would come back scrambled.
     theta = jax.tree.map(lambda x: np.array(x, order="C"), theta)
     lopt = make_optimizer(name, options)
     fit_theta(lopt, theta, "theta")
     arrays = _by_path(theta)
-    for path, array in arrays.items():
-        if not np.isfinite(array).all():
-            raise ArtefactError(f"theta is not finite at {path}")
+    _refuse_non_finite(arrays, "theta")
     weights = safetensors.numpy.save(arrays)
-    content = {
+    content: dict[str, Any] = {
         "format": FORMAT,
         "format_version": VERSION,
         "architecture": name,
@@ -118,7 +117,11 @@ def save(
     content["sha256"] = _sha256(_encode(content))
     what = (architecture_named(name).__doc__ or name).partition("\n")[0]
     card = model_card(content, lopt, what).encode()
-    write_directory(directory, {WEIGHTS: weights, CONFIG: _encode(content), CARD: card})
+    try:
+        target = _to_be_written(directory)
+        write_directory(target, {WEIGHTS: weights, CONFIG: _encode(content), CARD: card})
+    except OSError as error:
+        raise ArtefactError(f"{directory} cannot be written: {error.strerror or error}") from error
 
 
 def read_directory(directory: str | os.PathLike) -> Artefact:
@@ -133,28 +136,52 @@ def read_directory(directory: str | os.PathLike) -> Artefact:
     Raises:
       ArtefactError: a file is missing, damaged, foreign or of a newer format; theta does not fit.
     """
-    directory = Path(directory)
-    content = _read_config(directory / CONFIG)
-    weights = _read_bytes(directory / WEIGHTS)
+    directory = settled(directory)
+    weights_file = directory / WEIGHTS
+    try:
+        content = _read_config(directory / CONFIG)
+        weights = read_bytes(weights_file)
+    except FileError as error:
+        raise ArtefactError(str(error)) from error
     if _sha256(weights) != content["theta_sha256"]:
-        raise ArtefactError(
-            f"{directory / WEIGHTS} is damaged: its sha256 is not the one that {CONFIG} records"
-        )
+        raise ArtefactError(f"{weights_file} is damaged: its sha256 is not the one that {CONFIG} records")
     try:
         arrays = safetensors.numpy.load(weights)
-    except safetensors.SafetensorError as error:
-        raise ArtefactError(f"{directory / WEIGHTS} is not a safetensors file: {error}") from error
+    except Exception as error:  # besides SafetensorError, KeyError for a type that NumPy lacks
+        raise ArtefactError(f"{weights_file} is not a safetensors file: {error}") from error
+    kinds = {path: {"shape": list(x.shape), "dtype": x.dtype.name} for path, x in arrays.items()}
+    if kinds != content["theta"]:
+        raise ArtefactError(f"{weights_file} does not hold the arrays that {CONFIG} records")
+    _refuse_non_finite(arrays, str(weights_file))
+    _refuse_sizes(content["options"], arrays, str(directory / CONFIG))
     lopt = make_optimizer(content["architecture"], content["options"])
-    theta = fit_theta(lopt, arrays, str(directory / WEIGHTS))
+    theta = fit_theta(lopt, arrays, str(weights_file))
     fields = ("options", "horizon", "provenance", "config", "evaluation")
     known = {field: content[field] for field in fields} | {"parameters": content.get("parameters")}
     return Artefact(lopt, theta, content["architecture"], **known)
 
 
+def _refuse_non_finite(arrays: Mapping[str, np.ndarray], where: str) -> None:
+    for path, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise ArtefactError(f"{where} is not finite at {path}")
+
+
+def _refuse_sizes(options: Mapping[str, Any], arrays: Mapping[str, np.ndarray], where: str) -> None:
+    """Refuses widths and depths that the weights do not have, before a network of them is traced."""
+    widest = max(1000, sum(array.size for array in arrays.values()))
+    deepest = max(100, len(arrays))
+    for name, value in options.items():
+        most = deepest if name.startswith("num_") else widest
+        if name != "fused_from" and isinstance(value, int) and value > most:
+            raise ArtefactError(f"{where}: option {name} is {value}, the weights allow at most {most}")
+
+
 def architecture_named(name: str) -> Callable[..., LearnedOptimizer]:
     """The factory of an architecture; an unknown name is an ArtefactError."""
     if name not in LEARNED_OPTIMIZERS:
-        raise ArtefactError(f"unknown architecture {name!r}; known: {', '.join(LEARNED_OPTIMIZERS)}")
+        known = ", ".join(LEARNED_OPTIMIZERS)
+        raise ArtefactError(f"unknown architecture {one_line(repr(name), 60)}; known: {known}")
     return LEARNED_OPTIMIZERS[name]
 
 
@@ -163,8 +190,9 @@ def make_optimizer(name: str, options: Mapping[str, Any]) -> LearnedOptimizer:
     factory = architecture_named(name)
     try:
         return factory(**options)
-    except (TypeError, ValueError) as error:
-        raise ArtefactError(f"{name} does not take the options {dict(options)}: {error}") from error
+    except Exception as error:  # the options may be anything
+        given = one_line(str(dict(options)))
+        raise ArtefactError(f"{name} does not take the options {given}: {error}") from error
 
 
 def _by_path(theta: Theta) -> dict[str, Any]:
@@ -174,7 +202,10 @@ def _by_path(theta: Theta) -> dict[str, Any]:
 
 def fit_theta(lopt: LearnedOptimizer, theta: Theta, where: str) -> Theta:
     """`theta` (or its arrays by path) as the tree of `lopt.init`; the first path that differs is refused."""
-    like = jax.eval_shape(lopt.init, jax.random.key(0))
+    try:
+        like = jax.eval_shape(lopt.init, jax.random.key(0))
+    except Exception as error:  # options that the factory took and that make no network
+        raise ArtefactError(f"{where} does not fit: the options make no network ({error})") from error
     expected, got = _by_path(like), _by_path(theta)
     for path in sorted(expected.keys() | got.keys()):
         want, have = (
@@ -187,19 +218,25 @@ def fit_theta(lopt: LearnedOptimizer, theta: Theta, where: str) -> Theta:
     return jax.tree.unflatten(jax.tree.structure(like), [got[path] for path in expected])
 
 
-def _read_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ArtefactError(f"{path} cannot be read: {error.strerror or error}") from error
+# The fields of config.json, and whether a value is one; `theta` is compared with the weights.
+_FIELDS: dict[str, Callable[[Any], bool]] = {
+    "architecture": lambda x: isinstance(x, str),
+    "options": lambda x: isinstance(x, dict),
+    "horizon": lambda x: x is None or _are_lengths(x if isinstance(x, list) else [x, x]),
+    "theta": lambda x: isinstance(x, dict),
+    "theta_sha256": lambda x: isinstance(x, str),
+    "provenance": lambda x: isinstance(x, dict),
+    "config": lambda x: True,
+    "evaluation": lambda x: True,
+}
+
+
+def _are_lengths(x: list) -> bool:
+    return len(x) == 2 and all(type(n) is int and n >= 1 for n in x)
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    raw = _read_bytes(path)
-    try:
-        content = json.loads(raw)
-    except ValueError as error:  # also bad UTF-8
-        raise ArtefactError(f"{path} is damaged or foreign: not JSON ({error})") from error
+    content = read_json(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ArtefactError(f"{path} is not of an artefact: its 'format' should be {FORMAT!r}")
     version = content.get("format_version")
@@ -208,10 +245,18 @@ def _read_config(path: Path) -> dict[str, Any]:
             f"{path} has format version {version}, this learned_opt reads up to {VERSION}: update it"
         )
     unsigned = {key: value for key, value in content.items() if key != "sha256"}
-    if content.get("sha256") != _sha256(_encode(unsigned)) or raw != _encode(content):
+    try:
+        intact = content.get("sha256") == _sha256(_encode(unsigned)) and read_bytes(path) == _encode(content)
+    except ValueError:  # NaN and infinity, which are not JSON
+        intact = False
+    if not intact:
         raise ArtefactError(
             f"{path} is damaged or was edited: its content does not have the sha256 that it records"
         )
+    for field, fits in _FIELDS.items():
+        if field not in content or not fits(content[field]):
+            value = one_line(json.dumps(content[field]), 60) if field in content else "missing"
+            raise ArtefactError(f"{path}: {field} is not one of an artefact: {value}")
     return content
 
 
@@ -242,12 +287,21 @@ def _to_be_written(directory: str | os.PathLike) -> Path:
         raise ArtefactError(f"{directory} is not a directory")
     if directory == Path.cwd():
         raise ArtefactError(f"{directory} is the current directory: write the artefact to another one")
-    there = {p.name for p in directory.iterdir()} if directory.exists() else set()
-    foreign = there - {WEIGHTS, CONFIG}
-    if {WEIGHTS, CONFIG} <= there:
-        foreign -= {CARD, *LEFT_BY_HUB}
+    there = {p.name for p in directory.iterdir() if not is_litter(p)} if directory.exists() else set()
+    if CONFIG in there and not _is_artefact(directory / CONFIG):
+        raise ArtefactError(f"{directory} will not be overwritten: {CONFIG} in it is not of an artefact")
+    foreign = there - ({WEIGHTS, CONFIG, CARD, *LEFT_BY_HUB} if CONFIG in there else set())
     if foreign:
         raise ArtefactError(
             f"{directory} will not be overwritten: {min(foreign)} in it is not part of an artefact"
         )
     return directory
+
+
+def _is_artefact(config: Path) -> bool:
+    """Whether config.json says that it is of an artefact, damaged as it may be."""
+    try:
+        content = read_json(config)
+    except FileError:
+        return False
+    return isinstance(content, dict) and content.get("format") == FORMAT

@@ -82,7 +82,7 @@ def _outcome(args: argparse.Namespace, argv: list[str]) -> int:
         return code
 
     try:
-        from learned_opt import ArtefactError
+        from learned_opt.artefact.reading import FileError
 
         _offer_cpu_devices()
     except ImportError as error:
@@ -94,7 +94,7 @@ def _outcome(args: argparse.Namespace, argv: list[str]) -> int:
         return EXIT_REFUSED
     except LostProcess as error:
         return failed(f"{error}; continue with: {_resume_command(argv)}")
-    except (RunError, CheckpointError, MetricsError, ArtefactError) as error:
+    except (RunError, CheckpointError, MetricsError, FileError) as error:
         return failed(error)
     except Interrupted as error:
         return failed(f"{error}; continue with: {_resume_command(argv)}", EXIT_INTERRUPTED)

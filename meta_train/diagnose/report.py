@@ -15,6 +15,7 @@ from meta_train.config.load import RunConfig
 from meta_train.diagnose.diagnose import REFERENCE, TOLD, Diagnosis, Progress, diagnose, label, plan
 from meta_train.diagnose.gradient_statistics import Row
 from meta_train.errors import RunError
+from meta_train.evaluation.document import replace
 from meta_train.run.directory import METRICS, load_config, load_trained
 from meta_train.run.experiment import assemble, initial_theta
 from meta_train.run.metrics import read_jsonl
@@ -66,14 +67,10 @@ def diagnose_run(
     if run is not None:
         print_progress(run)
     print_table(found)
-    try:
-        if json_file is not None:
-            text = json.dumps(to_json(found, theta=where), indent=1, allow_nan=False)
-            json_file.write_text(text + "\n", encoding="utf-8")
-        if picture is not None:
-            picture.write_bytes(draw(found, f"{where}, T = {found.unroll_length}"))
-    except OSError as error:
-        raise RunError(f"cannot write {error.filename}: {error.strerror}") from error
+    if json_file is not None:
+        replace(json_file, json.dumps(to_json(found, theta=where), indent=1, allow_nan=False) + "\n")
+    if picture is not None:
+        replace(picture, draw(found, f"{where}, T = {found.unroll_length}"))
     return found
 
 

@@ -2,8 +2,6 @@
 
 import hashlib
 import io
-import os
-import tempfile
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,6 +11,7 @@ import jax
 import numpy as np
 import optax
 
+from learned_opt.artefact.atomic import write_file
 from meta_train.evaluation import baselines as optax_baselines
 from meta_train.evaluation import curves
 from tasks.base import TaskFamily
@@ -87,8 +86,6 @@ def store(path: Path, arrays: dict[str, np.ndarray]) -> None:
     np.savez_compressed(buffer, allow_pickle=False, sha256=sha256, **arrays)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-            file.write(buffer.getvalue())
-        os.replace(file.name, path)
+        write_file(path, buffer.getvalue())
     except OSError as error:
         warnings.warn(f"cannot keep the tuned baseline in {path.parent}: {error}", stacklevel=2)

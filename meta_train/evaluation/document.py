@@ -6,12 +6,13 @@ import io
 import json
 import math
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from learned_opt.artefact.atomic import write_file
+from learned_opt.artefact.reading import FileError, read_json
 from meta_train.errors import RunError
 from meta_train.evaluation.compare import LOSS, PER_TASK, SPEED_UP, VALID, WALL_CLOCK
 from meta_train.evaluation.results import ALL, LEARNED, Evaluation
@@ -122,11 +123,9 @@ def read(path: Path) -> dict[str, Any]:
     path = Path(path)
     file = path / "evaluation.json" if path.is_dir() else path
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RunError(f"{path} holds no evaluation: {file} cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise RunError(f"{file} is damaged or foreign: not JSON ({error})") from error
+        found = read_json(file, most=2**26)
+    except FileError as error:
+        raise RunError(f"{path} holds no evaluation: {error}") from error
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise RunError(f"{file} is not an evaluation: its 'format' should be {FORMAT!r}")
     if found.get("version") != VERSION:
@@ -136,22 +135,16 @@ def read(path: Path) -> dict[str, Any]:
     return found
 
 
-def replace(path: Path, content: bytes | str) -> None:
+def replace(path: str | os.PathLike, content: bytes | str) -> None:
     """Writes a file at once.
 
     Raises:
       RunError: it cannot be written.
     """
     path = Path(path)
-    content = content.encode() if isinstance(content, str) else content
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=path.name, suffix=".tmp", delete=False
-        ) as file:
-            file.write(content)
-        os.chmod(file.name, 0o644)
-        os.replace(file.name, path)
+        write_file(path, content)
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror}") from error
 

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from meta_train.errors import RunError
+from meta_train.evaluation.document import replace
 from meta_train.population import lineage
 from meta_train.population.base import Rhythm, Trainer
 from meta_train.population.config import assemble
@@ -118,7 +119,4 @@ def replay_run(directory: Path, file: Path, *, num_seeds: int, seed: int) -> tup
 
 def write_json(file: Path, value: Any) -> None:
     """Writes strict JSON (RunError if the disk refuses)."""
-    try:
-        file.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise RunError(f"cannot write {file}: {error.strerror}") from error
+    replace(file, json.dumps(value, indent=1) + "\n")

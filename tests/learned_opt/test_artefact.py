@@ -1,5 +1,6 @@
 """The artefact: a bitwise round trip, and one clear line for whatever is not an artefact."""
 
+import hashlib
 import json
 import os
 
@@ -217,8 +218,92 @@ def test_a_save_that_fails_half_way_leaves_the_old_artefact(artefact, monkeypatc
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(ArtefactError, match="lo cannot be written: No space left on device"):
         write(artefact, theta=learned_opt.residual(**OPTIONS).init(jax.random.key(9)))
     monkeypatch.undo()
     assert (artefact / WEIGHTS).read_bytes() == before and read(artefact).name == NAME
     assert os.listdir(artefact.parent) == ["lo"]
+
+
+def test_a_config_of_someone_else_is_not_replaced(tmp_path):
+    for content in ('{"architectures": ["Llama"]}', "not JSON", "[" * 100_000):
+        (tmp_path / CONFIG).write_text(content)
+        with pytest.raises(ArtefactError, match="overwritten: config.json in it is not of an artefact"):
+            write(tmp_path)
+        assert (tmp_path / CONFIG).read_text() == content
+    (tmp_path / CONFIG).unlink()
+    (tmp_path / WEIGHTS).write_text("of another program")
+    with pytest.raises(ArtefactError, match="will not be overwritten: theta.safetensors"):
+        write(tmp_path)
+    assert (tmp_path / WEIGHTS).read_text() == "of another program"
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("x")
+    for out, message in (
+        (tmp_path / "file", "is not a directory"),
+        (tmp_path / "file" / "lo", "cannot be written: Not a directory"),
+        (tmp_path / ("n" * 300), "cannot be written: File name too long"),
+    ):
+        with pytest.raises(ArtefactError, match=message):
+            write(out)
+
+
+# What a forger, or a defect, could put into config.json with a digest that fits.
+FORGED = {
+    "horizon": [0, True, [1], [1, 2, 3], ["a", "b"], "100", {}],
+    "options": [None, [], "hidden=2", {"hidden": {}}, {"hidden": -1}, {"hidden": 10**8}, {"hidden": 10**30}],
+    "theta": [None, [], {}, {"nn": 3}, {"schedule": {"shape": [], "dtype": "float32"}}],
+    "theta_sha256": [None, 5, "", []],
+    "architecture": [None, 3, [], {}, "a\x1b[31m\nb"],
+    "provenance": [None, [], "x"],
+    "format_version": [10**30],
+}
+
+
+@pytest.mark.parametrize("field", FORGED)
+def test_a_forged_config_is_one_line(artefact, field):
+    before = (artefact / CONFIG).read_bytes()
+    for value in FORGED[field]:
+        edit(artefact, lambda content, value=value: content.update({field: value}))
+        with pytest.raises(ArtefactError) as error:
+            read(artefact)
+        assert str(error.value).isprintable() and str(artefact) in str(error.value) or field in "architecture"
+        (artefact / CONFIG).write_bytes(before)
+        edit(artefact, lambda content: content.pop(field) if field != "format_version" else content.clear())
+        with pytest.raises(ArtefactError):
+            read(artefact)
+        (artefact / CONFIG).write_bytes(before)
+
+
+def test_a_depth_that_the_weights_do_not_have_is_refused_before_a_network_is_traced(tmp_path):
+    theta = learned_opt.per_param_mlp().init(jax.random.key(0))
+    save(tmp_path / "lo", name="per_param_mlp", options={}, theta=theta, horizon=None, provenance={})
+    edit(tmp_path / "lo", lambda content: content["options"].update(num_hidden=10**8))
+    with pytest.raises(ArtefactError, match="option num_hidden is 100000000, the weights allow at most 100"):
+        read(tmp_path / "lo")
+
+
+def test_weights_that_are_not_finite_are_refused(artefact):
+    import safetensors.numpy
+
+    arrays = dict(safetensors.numpy.load_file(artefact / WEIGHTS))
+    arrays["schedule"] = np.full_like(arrays["schedule"], np.nan)
+    weights = safetensors.numpy.save(arrays)
+    (artefact / WEIGHTS).write_bytes(weights)
+    digest = hashlib.sha256(weights).hexdigest()
+    edit(artefact, lambda content: content.update(theta_sha256=digest))
+    with pytest.raises(ArtefactError, match="theta.safetensors is not finite at schedule"):
+        read(artefact)
+
+
+@pytest.mark.parametrize("file", [CONFIG, WEIGHTS])
+def test_a_fifo_or_a_device_is_refused_and_not_waited_for(artefact, file):
+    (artefact / file).unlink()
+    os.mkfifo(artefact / file)
+    with pytest.raises(ArtefactError, match=f"{file} cannot be read: it is not a regular file"):
+        read(artefact)
+    (artefact / file).unlink()
+    (artefact / file).symlink_to("/dev/zero")
+    with pytest.raises(ArtefactError, match=f"{file} cannot be read: it is not a regular file"):
+        read(artefact)

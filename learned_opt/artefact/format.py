@@ -6,9 +6,6 @@ the meta-training, the evaluation), and the sha256 of its own content and the we
 unpickled.
 """
 
-import hashlib
-import json
-import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,18 +18,26 @@ import safetensors.numpy
 from learned_opt.architectures import LEARNED_OPTIMIZERS
 from learned_opt.artefact.atomic import is_litter, settled, write_directory
 from learned_opt.artefact.card import model_card
-from learned_opt.artefact.reading import FileError, one_line, read_bytes, read_json
+from learned_opt.artefact.content import (
+    CONFIG,
+    FORMAT,
+    VERSION,
+    WEIGHTS,
+    ArtefactError,
+    encode,
+    is_artefact,
+    jsonable,
+    read_config,
+    refuse_non_finite,
+    refuse_sizes,
+    sha256,
+)
+from learned_opt.artefact.reading import FileError, one_line, read_bytes
 from learned_opt.base import LearnedOptimizer, Theta
 
-FORMAT = "learned-opt artefact"
-VERSION = 1
-WEIGHTS, CONFIG, CARD = "theta.safetensors", "config.json", "README.md"
+CARD = "README.md"
 # What the Hugging Face Hub leaves beside an artefact that was downloaded.
 LEFT_BY_HUB = {".gitattributes", ".cache", ".huggingface"}
-
-
-class ArtefactError(FileError):
-    """A directory is not an artefact, or is damaged, or does not fit the architecture it names. One line."""
 
 
 class Artefact(NamedTuple):
@@ -97,7 +102,7 @@ def save(
     lopt = make_optimizer(name, options)
     fit_theta(lopt, theta, "theta")
     arrays = _by_path(theta)
-    _refuse_non_finite(arrays, "theta")
+    refuse_non_finite(arrays, "theta")
     weights = safetensors.numpy.save(arrays)
     content: dict[str, Any] = {
         "format": FORMAT,
@@ -106,20 +111,20 @@ def save(
         "options": options,
         "horizon": horizon,
         "theta": {path: {"shape": x.shape, "dtype": x.dtype.name} for path, x in arrays.items()},
-        "theta_sha256": _sha256(weights),
+        "theta_sha256": sha256(weights),
         "provenance": provenance,
         "config": config,
         "evaluation": evaluation,
     }
     if parameters is not None:
         content["parameters"] = parameters
-    content = _jsonable(content)
-    content["sha256"] = _sha256(_encode(content))
+    content = jsonable(content)
+    content["sha256"] = sha256(encode(content))
     what = (architecture_named(name).__doc__ or name).partition("\n")[0]
     card = model_card(content, lopt, what).encode()
     try:
         target = _to_be_written(directory)
-        write_directory(target, {WEIGHTS: weights, CONFIG: _encode(content), CARD: card})
+        write_directory(target, {WEIGHTS: weights, CONFIG: encode(content), CARD: card})
     except OSError as error:
         raise ArtefactError(f"{directory} cannot be written: {error.strerror or error}") from error
 
@@ -139,11 +144,11 @@ def read_directory(directory: str | os.PathLike) -> Artefact:
     directory = settled(directory)
     weights_file = directory / WEIGHTS
     try:
-        content = _read_config(directory / CONFIG)
+        content = read_config(directory / CONFIG)
         weights = read_bytes(weights_file)
     except FileError as error:
         raise ArtefactError(str(error)) from error
-    if _sha256(weights) != content["theta_sha256"]:
+    if sha256(weights) != content["theta_sha256"]:
         raise ArtefactError(f"{weights_file} is damaged: its sha256 is not the one that {CONFIG} records")
     try:
         arrays = safetensors.numpy.load(weights)
@@ -152,29 +157,12 @@ def read_directory(directory: str | os.PathLike) -> Artefact:
     kinds = {path: {"shape": list(x.shape), "dtype": x.dtype.name} for path, x in arrays.items()}
     if kinds != content["theta"]:
         raise ArtefactError(f"{weights_file} does not hold the arrays that {CONFIG} records")
-    _refuse_non_finite(arrays, str(weights_file))
-    _refuse_sizes(content["options"], arrays, str(directory / CONFIG))
+    refuse_non_finite(arrays, str(weights_file))
+    refuse_sizes(content["options"], arrays, str(directory / CONFIG))
     lopt = make_optimizer(content["architecture"], content["options"])
     theta = fit_theta(lopt, arrays, str(weights_file))
-    fields = ("options", "horizon", "provenance", "config", "evaluation")
-    known = {field: content[field] for field in fields} | {"parameters": content.get("parameters")}
-    return Artefact(lopt, theta, content["architecture"], **known)
-
-
-def _refuse_non_finite(arrays: Mapping[str, np.ndarray], where: str) -> None:
-    for path, array in arrays.items():
-        if not np.isfinite(array).all():
-            raise ArtefactError(f"{where} is not finite at {path}")
-
-
-def _refuse_sizes(options: Mapping[str, Any], arrays: Mapping[str, np.ndarray], where: str) -> None:
-    """Refuses widths and depths that the weights do not have, before a network of them is traced."""
-    widest = max(1000, sum(array.size for array in arrays.values()))
-    deepest = max(100, len(arrays))
-    for name, value in options.items():
-        most = deepest if name.startswith("num_") else widest
-        if name != "fused_from" and isinstance(value, int) and value > most:
-            raise ArtefactError(f"{where}: option {name} is {value}, the weights allow at most {most}")
+    fields = ("options", "horizon", "provenance", "config", "evaluation", "parameters")
+    return Artefact(lopt, theta, content["architecture"], **{field: content[field] for field in fields})
 
 
 def architecture_named(name: str) -> Callable[..., LearnedOptimizer]:
@@ -218,68 +206,6 @@ def fit_theta(lopt: LearnedOptimizer, theta: Theta, where: str) -> Theta:
     return jax.tree.unflatten(jax.tree.structure(like), [got[path] for path in expected])
 
 
-# The fields of config.json, and whether a value is one; `theta` is compared with the weights.
-_FIELDS: dict[str, Callable[[Any], bool]] = {
-    "architecture": lambda x: isinstance(x, str),
-    "options": lambda x: isinstance(x, dict),
-    "horizon": lambda x: x is None or _are_lengths(x if isinstance(x, list) else [x, x]),
-    "theta": lambda x: isinstance(x, dict),
-    "theta_sha256": lambda x: isinstance(x, str),
-    "provenance": lambda x: isinstance(x, dict),
-    "config": lambda x: True,
-    "evaluation": lambda x: True,
-}
-
-
-def _are_lengths(x: list) -> bool:
-    return len(x) == 2 and all(type(n) is int and n >= 1 for n in x)
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    content = read_json(path)
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ArtefactError(f"{path} is not of an artefact: its 'format' should be {FORMAT!r}")
-    version = content.get("format_version")
-    if isinstance(version, int) and version > VERSION:
-        raise ArtefactError(
-            f"{path} has format version {version}, this learned_opt reads up to {VERSION}: update it"
-        )
-    unsigned = {key: value for key, value in content.items() if key != "sha256"}
-    try:
-        intact = content.get("sha256") == _sha256(_encode(unsigned)) and read_bytes(path) == _encode(content)
-    except ValueError:  # NaN and infinity, which are not JSON
-        intact = False
-    if not intact:
-        raise ArtefactError(
-            f"{path} is damaged or was edited: its content does not have the sha256 that it records"
-        )
-    for field, fits in _FIELDS.items():
-        if field not in content or not fits(content[field]):
-            value = one_line(json.dumps(content[field]), 60) if field in content else "missing"
-            raise ArtefactError(f"{path}: {field} is not one of an artefact: {value}")
-    return content
-
-
-def _jsonable(x: Any) -> Any:
-    if isinstance(x, Mapping):
-        return {str(key): _jsonable(value) for key, value in x.items()}
-    if isinstance(x, (list, tuple)):
-        return [_jsonable(value) for value in x]
-    if isinstance(x, (np.ndarray, np.generic, jax.Array)):
-        return _jsonable(np.asarray(x).tolist())
-    if isinstance(x, float) and not math.isfinite(x):
-        return None
-    return x
-
-
-def _encode(content: Mapping[str, Any]) -> bytes:
-    return (json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
 def _to_be_written(directory: str | os.PathLike) -> Path:
     """The directory as an absolute path; refused if it holds anything but an artefact, lest that be lost."""
     directory = Path(os.path.abspath(directory))
@@ -288,7 +214,7 @@ def _to_be_written(directory: str | os.PathLike) -> Path:
     if directory == Path.cwd():
         raise ArtefactError(f"{directory} is the current directory: write the artefact to another one")
     there = {p.name for p in directory.iterdir() if not is_litter(p)} if directory.exists() else set()
-    if CONFIG in there and not _is_artefact(directory / CONFIG):
+    if CONFIG in there and not is_artefact(directory / CONFIG):
         raise ArtefactError(f"{directory} will not be overwritten: {CONFIG} in it is not of an artefact")
     foreign = there - ({WEIGHTS, CONFIG, CARD, *LEFT_BY_HUB} if CONFIG in there else set())
     if foreign:
@@ -296,12 +222,3 @@ def _to_be_written(directory: str | os.PathLike) -> Path:
             f"{directory} will not be overwritten: {min(foreign)} in it is not part of an artefact"
         )
     return directory
-
-
-def _is_artefact(config: Path) -> bool:
-    """Whether config.json says that it is of an artefact, damaged as it may be."""
-    try:
-        content = read_json(config)
-    except FileError:
-        return False
-    return isinstance(content, dict) and content.get("format") == FORMAT

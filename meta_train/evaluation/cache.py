@@ -11,9 +11,10 @@ import jax
 import numpy as np
 import optax
 
-from learned_opt.artefact.atomic import write_file
+from meta_train.errors import RunError
 from meta_train.evaluation import baselines as optax_baselines
 from meta_train.evaluation import curves
+from meta_train.evaluation.document import replace
 from tasks.base import TaskFamily
 
 
@@ -85,7 +86,6 @@ def store(path: Path, arrays: dict[str, np.ndarray]) -> None:
     sha256 = np.frombuffer(hash_of([], arrays).encode(), np.uint8)
     np.savez_compressed(buffer, allow_pickle=False, sha256=sha256, **arrays)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_file(path, buffer.getvalue())
-    except OSError as error:
+        replace(path, buffer.getvalue())
+    except RunError as error:
         warnings.warn(f"cannot keep the tuned baseline in {path.parent}: {error}", stacklevel=2)

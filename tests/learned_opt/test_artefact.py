@@ -43,13 +43,13 @@ def run(tx, steps=5):
 
 def edit(directory, change):
     """Rewrites config.json with a digest that fits: what a forger, or another version, could write."""
-    from learned_opt.artefact.format import _encode, _sha256
+    from learned_opt.artefact.content import encode, sha256
 
     content = json.loads((directory / CONFIG).read_text())
     del content["sha256"]
     change(content)
-    content["sha256"] = _sha256(_encode(content))
-    (directory / CONFIG).write_bytes(_encode(content))
+    content["sha256"] = sha256(encode(content))
+    (directory / CONFIG).write_bytes(encode(content))
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from typing import Any
 from meta_train.cli.sources import open_source, tasks_and_settings
 from meta_train.evaluation import document as document_lib
 from meta_train.evaluation.evaluate import evaluate
+from meta_train.evaluation.files import replace
 from meta_train.evaluation.measure import Progress
 from meta_train.evaluation.page import evaluation_page
 from meta_train.evaluation.picture import curves_png, scores_png
@@ -74,7 +75,7 @@ def write(
         out / "evaluation.html": page,
     }
     for path, content in files.items():
-        document_lib.replace(path, content)
+        replace(path, content)
         yield path
 
 

@@ -15,7 +15,7 @@ from meta_train.config.load import RunConfig
 from meta_train.diagnose.diagnose import REFERENCE, TOLD, Diagnosis, Progress, diagnose, label, plan
 from meta_train.diagnose.gradient_statistics import Row
 from meta_train.errors import RunError
-from meta_train.evaluation.document import replace
+from meta_train.evaluation.files import replace
 from meta_train.run.directory import METRICS, load_config, load_trained
 from meta_train.run.experiment import assemble, initial_theta
 from meta_train.run.metrics import read_jsonl

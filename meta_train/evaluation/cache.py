@@ -14,7 +14,7 @@ import optax
 from meta_train.errors import RunError
 from meta_train.evaluation import baselines as optax_baselines
 from meta_train.evaluation import curves
-from meta_train.evaluation.document import replace
+from meta_train.evaluation.files import replace
 from tasks.base import TaskFamily
 
 

@@ -5,13 +5,11 @@ import dataclasses
 import io
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from learned_opt.artefact.atomic import write_file
 from learned_opt.artefact.reading import FileError, read_json
 from meta_train.errors import RunError
 from meta_train.evaluation.compare import LOSS, PER_TASK, SPEED_UP, VALID, WALL_CLOCK
@@ -133,20 +131,6 @@ def read(path: Path) -> dict[str, Any]:
             f"{file} is of version {found.get('version')} of the format, this reads {VERSION}: evaluate again"
         )
     return found
-
-
-def replace(path: str | os.PathLike, content: bytes | str) -> None:
-    """Writes a file at once.
-
-    Raises:
-      RunError: it cannot be written.
-    """
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_file(path, content)
-    except OSError as error:
-        raise RunError(f"cannot write {path}: {error.strerror}") from error
 
 
 def plain(x: Any) -> Any:

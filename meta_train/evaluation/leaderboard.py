@@ -12,6 +12,7 @@ from meta_train.errors import RunError
 from meta_train.evaluation import document as document_lib
 from meta_train.evaluation.compare import BEST, LOSS, SPEED_UP, VALID, WALL_CLOCK
 from meta_train.evaluation.document import TITLES
+from meta_train.evaluation.files import replace
 from meta_train.evaluation.page import PROTOCOL, grid, image, items, page
 from meta_train.evaluation.protocol import ADAM
 from meta_train.evaluation.report import print_grid
@@ -59,7 +60,7 @@ def leaderboard(paths: Sequence[Path], out: Path) -> dict[str, Any]:
         "leaderboard.html": board_page(board, picture),
     }
     for name, content in files.items():
-        document_lib.replace(out / name, content)
+        replace(out / name, content)
         print(out / name)
     return board
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from meta_train.errors import RunError
-from meta_train.evaluation.document import replace
+from meta_train.evaluation.files import replace
 from meta_train.population import lineage
 from meta_train.population.base import Rhythm, Trainer
 from meta_train.population.config import assemble

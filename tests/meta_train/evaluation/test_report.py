@@ -17,6 +17,7 @@ from meta_train.cli.evaluate_source import write
 from meta_train.errors import RunError
 from meta_train.evaluation import document as document_lib
 from meta_train.evaluation.document import document, read, to_csv
+from meta_train.evaluation.files import replace
 from meta_train.evaluation.leaderboard import leaderboard
 from meta_train.evaluation.protocol import Settings
 from meta_train.evaluation.report import print_report, to_markdown
@@ -270,7 +271,7 @@ def boards(tmp_path):
     cells = [cell("digits", 50), cell("wide", 50, ring="B")]
     for name, mean in (("slow", 1.25), ("fast", 4.0)):
         doc = make_doc(*cells, name=name, mean=mean)
-        document_lib.replace(tmp_path / name / "evaluation.json", document_lib.to_json(doc))
+        replace(tmp_path / name / "evaluation.json", document_lib.to_json(doc))
     return tmp_path
 
 
@@ -291,14 +292,14 @@ def test_a_leaderboard_has_the_best_first_in_every_format(boards, capsys):
 
 def test_evaluations_that_do_not_compare_are_refused_in_one_line(boards):
     other = make_doc(cell("digits", 50), cell("narrow", 50))
-    document_lib.replace(boards / "other" / "evaluation.json", document_lib.to_json(other))
+    replace(boards / "other" / "evaluation.json", document_lib.to_json(other))
     with pytest.raises(
         RunError, match="not evaluated on the same tasks: only .*other has narrow at 50 steps"
     ):
         leaderboard([boards / "slow", boards / "other"], boards / "out")
     doc = read(boards / "fast")
     doc["settings"]["num_seeds"] = 9
-    document_lib.replace(boards / "other" / "evaluation.json", document_lib.to_json(doc))
+    replace(boards / "other" / "evaluation.json", document_lib.to_json(doc))
     with pytest.raises(RunError, match="not evaluated alike: num_seeds is 3 there, 9 here"):
         leaderboard([boards / "slow", boards / "other"], boards / "out")
     assert not (boards / "out").exists()
@@ -323,4 +324,4 @@ def test_a_file_that_is_no_evaluation_is_refused(tmp_path, text, message):
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="^cannot write .*file/evaluation.json: "):
-        document_lib.replace(tmp_path / "file" / "evaluation.json", "x")
+        replace(tmp_path / "file" / "evaluation.json", "x")

@@ -2,7 +2,7 @@
 
 from learned_opt.architectures import LEARNED_OPTIMIZERS
 from learned_opt.architectures.adafac_mlp import adafac_mlp
-from learned_opt.architectures.celo import celo
+from learned_opt.architectures.celo import celo, celo_adam
 from learned_opt.architectures.celo2 import celo2
 from learned_opt.architectures.hparam import learnable_adam, learnable_sgd, learnable_sgdm
 from learned_opt.architectures.mlp import per_param_mlp
@@ -26,6 +26,7 @@ __all__ = [
     "adafac_mlp",
     "celo",
     "celo2",
+    "celo_adam",
     "elo",
     "learnable_adam",
     "learnable_sgd",

@@ -1,7 +1,7 @@
 """Learned optimizers, one architecture a file; the literal dict `LEARNED_OPTIMIZERS` names them all."""
 
 from learned_opt.architectures.adafac_mlp import adafac_mlp
-from learned_opt.architectures.celo import celo
+from learned_opt.architectures.celo import celo, celo_adam
 from learned_opt.architectures.celo2 import celo2
 from learned_opt.architectures.hparam import learnable_adam, learnable_sgd, learnable_sgdm
 from learned_opt.architectures.mlp import per_param_mlp
@@ -28,5 +28,6 @@ LEARNED_OPTIMIZERS = {
     "rnn_mlp": rnn_mlp,
     "velo": velo,
     "celo": celo,
+    "celo_adam": celo_adam,
     "celo2": celo2,
 }

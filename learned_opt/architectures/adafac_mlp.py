@@ -1,26 +1,25 @@
 """AdafacMLP (small_fc_lopt): a tiny network that also sees Adam's and Adafactor's directions."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Any
 
-import haiku as hk
+import jax
 import jax.numpy as jnp
-from annotated_types import Ge, Gt, Interval
 
-from learned_opt.architectures.features import LARGE, Decays, StateDtype, init_state, observe, time_embedding
+from learned_opt.architectures import options
+from learned_opt.architectures.features import LARGE, Decays, time_embedding
 from learned_opt.architectures.network import (
     dense,
     direction,
     dummy_tensor,
     fan_in,
     per_parameter_mlp,
-    tree_like,
+    transformed,
 )
-from learned_opt.architectures.transformation import transformation
-from learned_opt.base import LearnedOptimizer
-
-Decay = Annotated[float, Interval(ge=0, lt=1)]
+from learned_opt.architectures.options import checked
+from learned_opt.architectures.skeleton import Seen, feature_optimizer
+from learned_opt.base import LearnedOptimizer, Theta
 
 FEATURES = (
     "grad",
@@ -36,55 +35,21 @@ FEATURES = (
     "rsqrt_col",
     "factored_momentum",
 )
+DECAYS = Decays(momentum=(0.9, 0.99, 0.999), rms=(0.999,), factored=(0.9, 0.99, 0.999))
 
 
-def network(tensors, shared, *, sizes: Sequence[int], fused_from: int = LARGE, kernel: str = "xla"):
-    """The MLP on the 28 features and the 11 of time, as a Haiku function; `sizes` ends with the outputs."""
-    inputs = [fan_in(FEATURES, tensors, shared), *sizes]
-    layers = [dense(inputs[i], size, str(i)) for i, size in enumerate(sizes)]
-    if kernel == "xla":
-        return per_parameter_mlp(FEATURES, tensors, layers, shared, fused_from=fused_from)
-    from learned_opt.architectures import pallas_rows  # its import takes a while
-
-    return per_parameter_mlp(
-        FEATURES, tensors, layers, shared, fused_from=fused_from, fused=pallas_rows.fused_mlp
-    )
-
-
-def init_decay_offsets(decays: Decays) -> dict[str, Any]:
-    """The part of theta that holds the decays: their offsets from `decays`, which are zero."""
-    return {
-        "momentum_decays": jnp.zeros(len(decays.momentum)),
-        "rms_decays": jnp.zeros(len(decays.rms)),
-        "adafactor_decays": jnp.zeros(len(decays.factored)),
-    }
-
-
-def learned_decays(theta: Any, decays: Decays) -> Decays:
-    """`1 - (1 - decay) exp(10 offset)`, of each decay."""
-
-    def effective(decay, offset):
-        return 1 - jnp.exp(10 * (jnp.log(1 - jnp.asarray(decay, jnp.float32)) / 10 + offset))
-
-    return Decays(
-        effective(decays.momentum, theta["momentum_decays"]),
-        effective(decays.rms, theta["rms_decays"]),
-        effective(decays.factored, theta["adafactor_decays"]),
-    )
-
-
+@checked
 def adafac_mlp(
     *,
-    hidden: Annotated[int, Ge(1)] = 4,
-    num_hidden: Annotated[int, Ge(1)] = 2,
-    step_mult: Annotated[float, Gt(0)] = 1e-3,
-    exp_mult: Annotated[float, Ge(0)] = 1e-3,
-    momentum_decays: tuple[Decay, ...] = (0.9, 0.99, 0.999),
-    rms_decays: tuple[Decay, ...] = (0.999,),
-    factored_decays: tuple[Decay, ...] = (0.9, 0.99, 0.999),
-    fused_from: Annotated[int, Ge(0)] = LARGE,
-    state_dtype: StateDtype = "float32",
-    kernel: Literal["xla", "pallas"] = "xla",
+    hidden: options.Hidden = 4,
+    num_hidden: options.NumHidden = 2,
+    step_mult: options.StepMult = 1e-3,
+    exp_mult: options.ExpMult = 1e-3,
+    momentum_decays: options.MomentumDecays = DECAYS.momentum,
+    rms_decays: options.RmsDecays = DECAYS.rms,
+    factored_decays: options.FactoredDecays = DECAYS.factored,
+    fused_from: options.FusedFrom = LARGE,
+    state_dtype: options.StateDtype = "float32",
 ) -> LearnedOptimizer:
     """AdafacMLP, "small_fc_lopt" (Metz et al. 2022): `p <- p - step_mult * o_0 * exp(exp_mult * o_1)`.
 
@@ -93,56 +58,92 @@ def adafac_mlp(
     theta (197 meta-parameters at hidden = 4, 2,409 at 32): `nn/~/{w,b}{0,1,2}`, and the decays as
     offsets, `{momentum,rms,adafactor}_decays`.
 
-    Args:
-      hidden: width of the hidden layers.
-      num_hidden: number of hidden layers.
-      step_mult: scale of the step; > 0.
-      exp_mult: scale of the second output; >= 0.
-      momentum_decays: initial decays of the running means of g; each in [0, 1).
-      rms_decays: initial decays of those of g^2: one, or as many as momentum_decays.
-      factored_decays: initial decays of the factored ones: as many as momentum_decays.
-      fused_from: tensors of at least so many elements are stepped without an array of their features.
-      state_dtype: of the accumulators as large as the parameters; bfloat16 halves them.
-      kernel: who fuses them, XLA or a kernel of ours for GPU and TPU (not run on one yet).
-
-    Returns:
-      The learned optimizer; it needs neither the horizon nor the loss. State: 16 bytes a parameter,
-      and 12 for each row and column of a matrix (28 a parameter for vectors).
-
     Raises:
       ValueError: the numbers of decays do not fit.
 
+    State: 16 bytes a parameter, and 12 for each row and column of a matrix (28 a parameter for vectors).
     Inputs: g, p, 3 momenta, RMS, Adam's and Adafactor's directions: 28 features a parameter; the time on
     11 scales.
     Outputs: a direction and the logarithm of its size, for each parameter.
     Source: AdafacMLPLOpt of google/learned_optimization. Differs from it in: it does not ask for the
     horizon, which the original never uses; where axes are equally long, the later is the largest.
     """
-    decays = Decays(tuple(momentum_decays), tuple(rms_decays), tuple(factored_decays))
-    check_decays(decays)
-    sizes = [hidden] * num_hidden + [2]
-    net = hk.without_apply_rng(
-        hk.transform(partial(network, sizes=sizes, fused_from=fused_from, kernel=kernel))
+
+    def steps(theta, seen, outputs):
+        del theta, seen
+        return [-step_mult * direction(o, exp_mult) for o in outputs]
+
+    return adafac_optimizer(
+        "adafac_mlp",
+        steps,
+        sizes=[hidden] * num_hidden + [2],
+        learned_decays=Decays(tuple(momentum_decays), tuple(rms_decays), tuple(factored_decays)),
+        fused_from=fused_from,
+        state_dtype=state_dtype,
     )
 
+
+def adafac_optimizer(
+    name: str,
+    steps: Callable[[Theta, Seen, list[jax.Array]], Sequence[jax.Array]],
+    *,
+    sizes: Sequence[int],
+    last_scale: float = 1.0,
+    learned_decays: Decays | None = None,
+    more: Callable[[jax.Array], dict[str, Any]] = lambda key: {},
+    fused_from: int,
+    **options: Any,
+) -> LearnedOptimizer:
+    """An optimizer around AdafacMLP's network.
+
+    Args:
+      name: the architecture's.
+      steps: `(theta, seen, outputs) -> steps`, where outputs are the network's, f32[*P, sizes[-1]] a tensor.
+      sizes: of the network's layers, the last being its outputs.
+      last_scale: the last layer's initial weights, relative to the usual.
+      learned_decays: initial decays, of which theta holds offsets; None for DECAYS, not learned.
+      more: key -> what theta holds beside `nn` and the offsets.
+      fused_from: see `FusedFrom`.
+      **options: of `feature_optimizer`.
+
+    Raises:
+      ValueError: the features cannot be made from these numbers of decays.
+    """
+    initial = DECAYS if learned_decays is None else learned_decays
+    check_decays(initial)
+    net = transformed(partial(_network, sizes=sizes, last_scale=last_scale, fused_from=fused_from))
+
     def init(key):
-        nn = net.init(key, [dummy_tensor(decays)], time_embedding(jnp.zeros([])))
-        return {"nn": nn, **init_decay_offsets(decays)}
+        nn = net.init(key, [dummy_tensor(initial)], time_embedding(jnp.zeros([])))
+        offsets = {} if learned_decays is None else {k: jnp.zeros(len(d)) for k, d in _named(initial)}
+        return {"nn": nn, **offsets, **more(key)}
 
-    def build(theta, num_steps=None):
-        del num_steps
+    def decays(theta, params):
+        del params
+        if learned_decays is None:
+            return initial
+        return Decays(*(_effective(decay, theta[key]) for key, decay in _named(initial)))
 
-        def update(grads, state, params, value):
-            del value
-            shared = time_embedding(state.count)
-            tensors, state = observe(grads, state, params, learned_decays(theta, decays))
-            outputs = net.apply(theta["nn"], tensors, shared)
-            return tree_like([-step_mult * direction(o, exp_mult) for o in outputs], params), state
+    def all_steps(theta, seen):
+        return steps(theta, seen, net.apply(theta["nn"], seen.tensors, time_embedding(seen.count)))
 
-        init_fn = partial(init_state, decays=decays, dtype=state_dtype)
-        return transformation("adafac_mlp", init_fn, update, needs=("params",))
+    return feature_optimizer(name, init, all_steps, decays=decays, **options)
 
-    return LearnedOptimizer(init, build)
+
+def _network(tensors, shared, *, sizes: Sequence[int], last_scale: float, fused_from: int):
+    """The MLP on the 28 features and the 11 of time, as a Haiku function."""
+    inputs, scales = [fan_in(FEATURES, tensors, shared), *sizes], [1.0] * (len(sizes) - 1) + [last_scale]
+    layers = [dense(inputs[i], size, str(i), scale=scales[i]) for i, size in enumerate(sizes)]
+    return per_parameter_mlp(FEATURES, tensors, layers, shared, fused_from=fused_from)
+
+
+def _named(decays: Decays) -> list[tuple[str, Any]]:
+    return [(f"{name}_decays", d) for name, d in zip(("momentum", "rms", "adafactor"), decays, strict=True)]
+
+
+def _effective(decay: Sequence[float], offset: jax.Array) -> jax.Array:
+    """`1 - (1 - decay) exp(10 offset)`, of each decay."""
+    return 1 - jnp.exp(10 * (jnp.log(1 - jnp.asarray(decay, jnp.float32)) / 10 + offset))
 
 
 def check_decays(decays: Decays) -> None:

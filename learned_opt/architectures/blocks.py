@@ -1,7 +1,6 @@
 """Building blocks that learned optimizers are composed of, beside features and networks."""
 
 import math
-import re
 from typing import Any
 
 import jax
@@ -77,23 +76,6 @@ def clip_gradients(grads: Any, max_norm: float | None) -> Any:
     if max_norm is None:
         return grads
     return optax.clip_by_global_norm(max_norm).update(grads, optax.EmptyState())[0]
-
-
-def mu_multipliers(params: Any, hidden_weights: str, hidden_lr_mult: float) -> Any:
-    """The muP multiplier of each leaf: hidden_lr_mult / fan-in for a hidden weight, 1 for the others.
-
-    Args:
-      params: tree of parameters.
-      hidden_weights: regular expression, searched in the leaf's path ("mlp/~/linear_1.w").
-      hidden_lr_mult: the multiplier at fan-in 1. The fan-in is the size of all axes but the last.
-    """
-
-    def multiplier(path, p):
-        name = jax.tree_util.keystr(path, simple=True, separator=".")
-        hidden = p.ndim >= 2 and re.search(hidden_weights, name)
-        return hidden_lr_mult / (p.size // p.shape[-1]) if hidden else 1.0
-
-    return jax.tree_util.tree_map_with_path(multiplier, params)
 
 
 def newton_schulz(x: jax.Array, steps: int = 5) -> jax.Array:

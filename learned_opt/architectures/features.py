@@ -16,15 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.lax import rsqrt
 
+from learned_opt.architectures.options import StateDtype
 from learned_opt.architectures.rounding import stochastic_bfloat16
 
 TIMESCALES = (1, 3, 10, 30, 100, 300, 1e3, 3e3, 1e4, 3e4, 1e5)  # in steps
 FRACTIONS = (0.03, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0, 1.1)  # of the inner training
 
-
 LARGE = 2**16  # elements of a tensor that is worth treating in a way that compiles more slowly
-
-StateDtype = Literal["float32", "bfloat16"]
 
 
 class Decays(NamedTuple):
@@ -99,25 +97,43 @@ class Feature(NamedTuple):
     varies: Literal["everywhere", "by row", "by col"] = "everywhere"
 
 
-def init_state(params: Any, decays: Decays, dtype: StateDtype = "float32") -> State:
-    """The state before the first update; `dtype` is that of the accumulators as large as the parameters."""
-    acc = jax.tree.map(lambda p: _narrow(init_accumulators(p, decays), dtype), params)
-    return State(jnp.zeros([], jnp.int32), acc)
+def init_state(params: Any, decays: Decays | Sequence[Decays], dtype: StateDtype = "float32") -> State:
+    """The state before the first update.
+
+    Args:
+      params: tree of f32 arrays.
+      decays: of the accumulators, for all leaves or for each in JAX's flatten order.
+      dtype: of the accumulators that are as large as the parameters.
+    """
+    leaves, tree = jax.tree.flatten(params)
+    acc = [init_accumulators(p, d) for p, d in zip(leaves, _for_each(decays, leaves), strict=True)]
+    return State(jnp.zeros([], jnp.int32), tree.unflatten([_narrow(a, dtype) for a in acc]))
 
 
 def observe(
-    grads: Any, state: State, params: Any, decays: Decays, *, rms_eps: float = 1e-6, diag_eps: float = 1e-6
+    grads: Any,
+    state: State,
+    params: Any,
+    decays: Decays | Sequence[Decays],
+    *,
+    rms_eps: float = 1e-6,
+    diag_eps: float = 1e-6,
 ) -> tuple[list[Tensor], State]:
     """The tensors of `params` in JAX's flatten order, seen with `grads`, and the state after that."""
     leaves, tree = jax.tree.flatten(params)
     tensors, accs = [], []
-    for g, p, old in zip(jax.tree.leaves(grads), leaves, tree.flatten_up_to(state.acc), strict=True):
-        acc = _narrow(accumulate(widened(old), g, decays), _dtype_of(old), state.count)
+    each = (jax.tree.leaves(grads), leaves, tree.flatten_up_to(state.acc), _for_each(decays, leaves))
+    for g, p, old, decay in zip(*each, strict=True):
+        acc = _narrow(accumulate(widened(old), g, decay), _dtype_of(old), state.count)
         if g.size >= LARGE:
             acc = jax.lax.optimization_barrier(acc)  # else the old one stays too, and all is computed twice
         accs.append(acc)
         tensors.append(make_tensor(g, p, widened(acc))._replace(rms_eps=rms_eps, diag_eps=diag_eps))
     return tensors, State(state.count + 1, tree.unflatten(accs))
+
+
+def _for_each(decays: Decays | Sequence[Decays], leaves: Sequence[Any]) -> Sequence[Any]:
+    return [decays] * len(leaves) if isinstance(decays, Decays) else decays
 
 
 def make_tensor(grad: jax.Array, param: jax.Array, acc: Accumulators) -> Tensor:

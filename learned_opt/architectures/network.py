@@ -28,7 +28,6 @@ def per_parameter_mlp(
     shared: jax.Array | None = None,
     norm: Norm = OVER_ALL,
     fused_from: int = LARGE,
-    fused: Callable[..., jax.Array] = fused_mlp,
 ) -> list[jax.Array]:
     """One MLP (relu) on every parameter of `tensors`.
 
@@ -43,7 +42,6 @@ def per_parameter_mlp(
         nothing, as they only move the first bias.
       norm: how each feature of each tensor is normalised.
       fused_from: from how many elements on a tensor is large.
-      fused: what large ones go through, in place of `rows.fused_mlp`.
 
     Returns:
       f32[*P_1, outputs] ... f32[*P_M, outputs].
@@ -59,7 +57,7 @@ def per_parameter_mlp(
         return [(layers[0][0], b), *layers[1:]]
 
     outputs = {
-        i: fused(features, tensors[i], with_bias(b[i] if of_tensor else b), norm)
+        i: fused_mlp(features, tensors[i], with_bias(b[i] if of_tensor else b), norm)
         for i in range(len(tensors))
         if large[i]
     }
@@ -107,6 +105,11 @@ def first_layer(
     z = [sum(normalised(t, names, norm) @ weights(names) for names in narrow) for t in tensors]
     z = [jnp.broadcast_to(z, (*t.grad.shape, w.shape[1])) for z, t in zip(z, tensors, strict=True)]
     return y + jnp.concatenate([z.reshape(-1, w.shape[1]) for z in z])
+
+
+def transformed(function: Callable[..., Any]) -> hk.Transformed:
+    """The functions `init(key, ...)` and `apply(theta, ...)` of a Haiku function without randomness."""
+    return hk.without_apply_rng(hk.transform(function))
 
 
 def dense(inputs: int, outputs: int, suffix: str = "", *, scale: float = 1.0) -> Layer:

@@ -5,13 +5,15 @@ from typing import Annotated, Any, NamedTuple
 import haiku as hk
 import jax
 import jax.numpy as jnp
-from annotated_types import Ge, Gt, Interval
+from annotated_types import Interval
 
+from learned_opt.architectures import options
+from learned_opt.architectures.network import transformed
+from learned_opt.architectures.options import checked
 from learned_opt.architectures.recurrent import for_tensors, init_lstm_state, log_magnitude, moments
+from learned_opt.architectures.rounding import stored_in
 from learned_opt.architectures.transformation import transformation
 from learned_opt.base import LearnedOptimizer
-
-Decay = Annotated[float, Interval(ge=0, lt=1)]
 
 
 class NNAdamState(NamedTuple):
@@ -30,15 +32,17 @@ class NNAdamState(NamedTuple):
     lstm: hk.LSTMState
 
 
+@checked
 def nn_adam(
     *,
-    lstm_hidden: Annotated[int, Ge(1)] = 32,
-    output_scale: Annotated[float, Gt(0)] = 0.01,
+    lstm_hidden: options.LstmHidden = 32,
+    output_scale: options.Rate = 0.01,
     decay_strength: Annotated[float, Interval(ge=0, le=1)] = 0.0,
     initial_lr: Annotated[float, Interval(ge=1e-8, le=1e3)] = 1e-4,
-    initial_beta1: Decay = 0.9,
-    initial_beta2: Decay = 0.999,
+    initial_beta1: options.Decay = 0.9,
+    initial_beta2: options.Decay = 0.999,
     initial_epsilon: Annotated[float, Interval(ge=1e-11, le=1e4)] = 1e-8,
+    state_dtype: options.StateDtype = "float32",
 ) -> LearnedOptimizer:
     """Adam whose hyperparameters an LSTM moves, tensor by tensor (Metz et al. 2020).
 
@@ -50,7 +54,6 @@ def nn_adam(
     `lstm_init_state`, `rnn_params`, `rnn_to_controls_params` (initially zero).
 
     Args:
-      lstm_hidden: size of the LSTM.
       output_scale: scale of its outputs; > 0.
       decay_strength: how far hyperparameters go back to theta's values every step; in [0, 1].
       initial_lr: at initialisation; in [1e-8, 1e3], where it is kept always.
@@ -58,19 +61,14 @@ def nn_adam(
       initial_beta2: at initialisation; in [0, 1).
       initial_epsilon: at initialisation; in [1e-11, 1e4], where it is kept always.
 
-    Returns:
-      The learned optimizer; it needs neither the horizon nor the loss. State: 8 bytes a parameter,
-      8 lstm_hidden + 16 a tensor.
-
+    State: 8 bytes a parameter, 8 lstm_hidden + 16 a tensor.
     Inputs: for a tensor's LSTM, its Adam's hyperparameters, and means and variances of p, g, m, v.
     Outputs: changes of four hyperparameters, for each tensor.
     Source: NNAdam of google/learned_optimization. Differs from it in: it does not ask for the horizon,
     which the original never uses.
     """
-    rnn = hk.without_apply_rng(hk.transform(lambda x, state: hk.LSTM(lstm_hidden, name="rnn")(x, state)))
-    head = hk.without_apply_rng(
-        hk.transform(lambda x: hk.Linear(4, name="rnn_to_controls", w_init=jnp.zeros)(x))
-    )
+    rnn = transformed(lambda x, state: hk.LSTM(lstm_hidden, name="rnn")(x, state))
+    head = transformed(lambda x: hk.Linear(4, name="rnn_to_controls", w_init=jnp.zeros)(x))
 
     def init(key):
         state = init_lstm_state(lstm_hidden)
@@ -113,7 +111,11 @@ def nn_adam(
             hyper = jax.vmap(lambda h: _encode(_decode(h)))(hyper)  # keeps them in their ranges
             return tree.unflatten(steps), NNAdamState(tree.unflatten(ms), tree.unflatten(vs), hyper, lstm)
 
-        return transformation("nn_adam", init_fn, update, needs=("params",))
+        def map_large(f, state):
+            return state._replace(m=jax.tree.map(f, state.m), v=jax.tree.map(f, state.v))
+
+        stored = stored_in(state_dtype, init_fn, update, map_large)
+        return transformation("nn_adam", *stored, needs=("params",))
 
     return LearnedOptimizer(init, build)
 

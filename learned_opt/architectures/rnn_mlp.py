@@ -1,30 +1,29 @@
-"""RNN-MLP: an LSTM for each tensor and an MLP for each parameter, which talk to each other."""
+"""RNN-MLP: an LSTM for each tensor and an MLP for each parameter, which exchange messages."""
 
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
 import haiku as hk
 import jax
 import jax.numpy as jnp
-from annotated_types import Ge, Gt, Interval
 from jax.lax import rsqrt
 
+from learned_opt.architectures import options
 from learned_opt.architectures.features import (
     LARGE,
     TIMESCALES,
     Decays,
     State,
-    StateDtype,
     Tensor,
     init_state,
     observe,
 )
-from learned_opt.architectures.network import HaikuMLP, direction, dummy_tensor, tree_like
+from learned_opt.architectures.network import HaikuMLP, direction, dummy_tensor, transformed, tree_like
+from learned_opt.architectures.options import checked
 from learned_opt.architectures.recurrent import for_tensors, init_lstm_state, log_magnitude, moments, norm
 from learned_opt.architectures.transformation import transformation
 from learned_opt.base import LearnedOptimizer
 
 FEATURES = ("grad", "param", "log_abs_param", "momentum", "rms", "adam", "rsqrt_rms")
-Decay = Annotated[float, Interval(ge=0, lt=1)]
 
 
 class RunningLoss(NamedTuple):
@@ -48,8 +47,8 @@ class RNNMLPState(NamedTuple):
     Attributes:
       seen: count and accumulators.
       lstm: hidden and cell, f32[M, lstm_hidden].
-      from_mlp: what the MLPs told the LSTMs, f32[M, from_mlp].
-      from_lstm: what the LSTMs told each other, f32[from_lstm].
+      from_mlp: the MLPs' messages to the LSTMs, f32[M, from_mlp].
+      from_lstm: the LSTMs' message to one another, f32[from_lstm].
       loss: running statistics of the loss.
       clip: running size of the gradients.
     """
@@ -62,49 +61,40 @@ class RNNMLPState(NamedTuple):
     clip: RunningClip
 
 
+@checked
 def rnn_mlp(
     *,
-    hidden: Annotated[int, Ge(1)] = 32,
-    num_hidden: Annotated[int, Ge(1)] = 2,
-    lstm_hidden: Annotated[int, Ge(1)] = 64,
-    from_mlp: Annotated[int, Ge(1)] = 16,
-    from_lstm: Annotated[int, Ge(1)] = 18,
-    lstm_to_ff: Annotated[int, Ge(1)] = 17,
-    step_mult: Annotated[float, Gt(0)] = 1e-3,
-    exp_mult: Annotated[float, Ge(0)] = 1e-3,
-    decays: tuple[Decay, ...] = (0.5, 0.9, 0.99, 0.999, 0.9999),
-    fused_from: Annotated[int, Ge(0)] = LARGE,
-    state_dtype: StateDtype = "float32",
+    hidden: options.Hidden = 32,
+    num_hidden: options.NumHidden = 2,
+    lstm_hidden: options.LstmHidden = 64,
+    from_mlp: options.Size = 16,
+    from_lstm: options.Size = 18,
+    lstm_to_ff: options.Size = 17,
+    step_mult: options.StepMult = 1e-3,
+    exp_mult: options.ExpMult = 1e-3,
+    decays: tuple[options.Decay, ...] = (0.5, 0.9, 0.99, 0.999, 0.9999),
+    fused_from: options.FusedFrom = LARGE,
+    state_dtype: options.StateDtype = "float32",
 ) -> LearnedOptimizer:
     """Hierarchical RNN-MLP (Metz et al. 2020): `p <- p - step_mult * o_0 * exp(exp_mult * o_1)`.
 
-    o is the output, for this parameter, of an MLP on normalised features of it, on the time and on what
-    the tensor's LSTM says. The LSTM sees statistics of the tensor, the loss, the mean of the MLP's
-    further outputs over the tensor, and the mean of what the LSTMs said at the last step. Gradients are
+    o is the output, for this parameter, of an MLP on normalised features of it, on the time and on a message
+    from the tensor's LSTM. The LSTM sees statistics of the tensor, the loss, the mean of the MLP's further
+    outputs over the tensor, and the mean of the messages of all LSTMs at the last step. Gradients are
     clipped at 10 times their running root mean square.
     theta (35,799 meta-parameters at the defaults): `ffmod_params`, `rnn_params`, `rnn_to_ff_params`,
     `rnn_to_in_params`, `lstm_init_state`, `initial_from_lstm`, `initial_from_mlp`.
 
     Args:
-      hidden: width of the MLP's hidden layers.
-      num_hidden: number of its hidden layers.
-      lstm_hidden: size of the LSTM.
       from_mlp: size of the MLP's message to the LSTM.
       from_lstm: size of the LSTMs' message to all LSTMs.
       lstm_to_ff: size of the LSTM's message to the MLP.
-      step_mult: scale of the step; > 0.
-      exp_mult: scale of the second output; >= 0.
       decays: of the running means of g and of g^2; each in [0, 1), at least one.
-      fused_from: tensors of at least so many elements are stepped without an array of their features.
-      state_dtype: of the accumulators as large as the parameters; bfloat16 halves them.
-
-    Returns:
-      The learned optimizer; it needs the loss (value), not the horizon. State: 40 bytes a parameter,
-      8 lstm_hidden + 64 a tensor.
 
     Raises:
       ValueError: decays is empty.
 
+    State: 40 bytes a parameter, 8 lstm_hidden + 64 a tensor.
     Inputs: 23 features a parameter; the time; what the tensor's LSTM says, which sees statistics of
     the tensor and the loss.
     Outputs: a direction and the logarithm of its size, for each parameter; messages.
@@ -115,10 +105,10 @@ def rnn_mlp(
         raise ValueError(f"decays must not be empty, got {decays}")
     all_decays = Decays(momentum=tuple(decays), rms=tuple(decays))
     sizes = [hidden] * num_hidden + [2 + from_mlp]
-    mlp = hk.without_apply_rng(hk.transform(lambda *inputs: HaikuMLP(FEATURES, sizes, fused_from)(*inputs)))
-    rnn = hk.without_apply_rng(hk.transform(lambda x, state: hk.LSTM(lstm_hidden, name="rnn")(x, state)))
-    to_ff = hk.without_apply_rng(hk.transform(lambda x: hk.Linear(lstm_to_ff, name="rnn_to_ff")(x)))
-    to_in = hk.without_apply_rng(hk.transform(lambda x: hk.Linear(from_lstm, name="rnn_to_in")(x)))
+    mlp = transformed(lambda *inputs: HaikuMLP(FEATURES, sizes, fused_from)(*inputs))
+    rnn = transformed(lambda x, state: hk.LSTM(lstm_hidden, name="rnn")(x, state))
+    to_ff = transformed(lambda x: hk.Linear(lstm_to_ff, name="rnn_to_ff")(x))
+    to_in = transformed(lambda x: hk.Linear(from_lstm, name="rnn_to_in")(x))
     messages = hk.transform(
         lambda: (_message("initial_from_lstm", from_lstm), _message("initial_from_mlp", from_mlp))
     )

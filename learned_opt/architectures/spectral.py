@@ -21,6 +21,7 @@ from learned_opt.architectures.features import (
     time_embedding,
 )
 from learned_opt.architectures.network import dense, dummy_tensor, fan_in, per_parameter_mlp, tree_like
+from learned_opt.architectures.options import checked
 from learned_opt.architectures.orthogonal import (
     equalised,
     kinds,
@@ -59,6 +60,7 @@ class SpectralState(NamedTuple):
     signals: jax.Array
 
 
+@checked
 def spectral(
     *,
     learning_rate: Annotated[float, Gt(0)] = 0.03,

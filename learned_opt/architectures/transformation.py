@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from learned_opt.architectures.explicit_mesh import on_mesh_of_params, sharded_by_compiler
+from learned_opt.architectures.options import check_num_steps
 
 _SKIPPED = optax.MaskedNode()  # a pytree without leaves: stands for a leaf that is not optimized
 
@@ -49,13 +50,14 @@ def transformation(
       The transformation. Its `update` raises ValueError if something it needs is missing.
 
     Raises:
-      ValueError: `num_steps` is needed and None; later, a complex leaf.
+      ValueError: `num_steps` is needed and None, or not a whole number >= 1; later, a complex leaf.
     """
     if "num_steps" in needs and num_steps is None:
         raise ValueError(
             f"{name} needs num_steps, the number of steps of the training to come: pass num_steps=..."
         )
 
+    check_num_steps(num_steps)
     if _SKIP_NONFINITE.get() if skip_nonfinite is None else skip_nonfinite:
         update = skipping_nonfinite(update, with_value="value" in needs)
     init, update = on_mesh_of_params(init), sharded_by_compiler(update)

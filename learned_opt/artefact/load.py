@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import optax
 
+from learned_opt.architectures.options import check_num_steps
 from learned_opt.artefact.format import (
     CONFIG,
     Artefact,
@@ -69,8 +70,8 @@ def load(
 
     Raises:
       ArtefactError: see `read`.
-      ValueError: the architecture needs `num_steps` and it was not given, or is not positive; or it has no
-        such weight decay or schedule.
+      ValueError: the architecture needs `num_steps` and it was not given, or it is not a whole number >= 1; or
+        it has no such weight decay or schedule.
 
     Warns:
       UserWarning: `num_steps`, or (when `init` sees them) the number of parameters, is far outside what the
@@ -83,8 +84,7 @@ def load(
             f"{artefact.name} needs num_steps, the number of steps of the training to come{trained}: "
             "call load(directory, num_steps=...)"
         )
-    if num_steps is not None and num_steps < 1:
-        raise ValueError(f"num_steps must be >= 1, got {num_steps}")
+    check_num_steps(num_steps)
     if not (learning_rate > 0 and math.isfinite(learning_rate)):
         raise ValueError(f"learning_rate must be > 0, a factor on what was learned, got {learning_rate}")
     if "num_steps" in artefact.lopt.needs:

@@ -70,8 +70,8 @@ def load(
 
     Raises:
       ArtefactError: see `read`.
-      ValueError: the architecture needs `num_steps` and it was not given, or it is not a whole number >= 1; or
-        it has no such weight decay or schedule.
+      ValueError: the architecture needs `num_steps` and it was not given, or it is not a whole number >= 1;
+        or it has no such weight decay or schedule.
 
     Warns:
       UserWarning: `num_steps`, or (when `init` sees them) the number of parameters, is far outside what the

@@ -93,7 +93,7 @@ def test_the_loaded_optimizer_gives_the_updates_of_the_saved_one(artefact):
 def test_a_missing_horizon_is_asked_for_by_name(artefact):
     with pytest.raises(ValueError, match=r"^residual needs num_steps.*100 to 500 steps.*num_steps=\.\.\."):
         load(artefact)
-    with pytest.raises(ValueError, match="num_steps must be >= 1, got 0"):
+    with pytest.raises(ValueError, match="num_steps must be a whole number >= 1, got 0"):
         load(artefact, num_steps=0)
 
 

@@ -48,33 +48,33 @@ class GradientEstimator(NamedTuple):
 
 
 class OneParticle(NamedTuple):
-    """What the rule of one particle returns beside its state.
+    """What the rule of one particle returns along with its state. Build it by keyword.
 
     Attributes:
-      direction: like theta; `weight * direction` is this particle's gradient. Apart, so that the mean
-        over particles never holds all of their gradients.
-      weight: f32[].
+      direction: like theta; `weight * direction` is this particle's gradient. They are separate, so that the
+        mean over particles never holds all of their gradients.
       loss: f32[], mean loss of its window.
-      delta: f32[], difference of the pair's mean losses (0 for estimators without pairs).
       restarted: bool[], whether it began a new inner problem in this window.
+      weight: f32[].
+      delta: f32[], difference of the pair's mean losses (0 for estimators without pairs).
       diverged: bool[], whether something was not finite; it restarts before its next window.
       sigma: f32[], std of its perturbation (1 for estimators that do not perturb).
     """
 
     direction: Theta
-    weight: jax.Array
-    loss: jax.Array
-    delta: jax.Array
-    restarted: jax.Array
-    diverged: jax.Array
-    sigma: jax.Array
+    loss: Any
+    restarted: Any
+    weight: Any = 1.0
+    delta: Any = 0.0
+    diverged: Any = False
+    sigma: Any = 1.0
 
 
 class Particles(NamedTuple):
     """State of N particles.
 
     Attributes:
-      index: i32[N]; a particle's name. Its randomness hangs on it, not on where it lives.
+      index: i32[N]; a particle's name, which alone decides its randomness, whatever device it is on.
       theta_sketch: f32[N, 31], `perturb.sketch` of theta when its inner problem began.
       state: the particles' own states, leaves [N, ...].
     """
@@ -89,20 +89,12 @@ def pathwise(
 ) -> tuple[OneParticle, Rollout]:
     """A particle whose gradient is backpropagated or pushed forward, and its rollout after the window.
 
-    A gradient that is not finite counts 0, is told as diverged, and makes the rollout restart.
+    A gradient that is not finite counts as 0, is reported as diverged, and makes the rollout restart.
     """
     finite = jnp.isfinite(perturb.sq_norm(grad))
-    diverged = rollout.diverged | ~finite
-    one = OneParticle(
-        direction=perturb.where(finite, grad, perturb.zeros_like(grad)),
-        weight=jnp.ones([]),
-        loss=loss,
-        delta=jnp.zeros([]),
-        restarted=restarted,
-        diverged=diverged,
-        sigma=jnp.ones([]),
-    )
-    return one, rollout._replace(diverged=diverged)
+    end = rollout._replace(diverged=rollout.diverged | ~finite)
+    direction = perturb.where(finite, grad, perturb.zeros_like(grad))
+    return OneParticle(direction=direction, loss=loss, restarted=restarted, diverged=end.diverged), end
 
 
 def whole_length(system: UnrolledSystem, name: str) -> int:

@@ -20,7 +20,16 @@ def gaussian_like(key: jax.Array, tree: Tree) -> Tree:
 
 
 def unflatten(flat: jax.Array, tree: Tree) -> Tree:
-    """f32[P] cut into the shapes and dtypes of `tree`, which holds P numbers."""
+    """f32[P] cut into the shapes and dtypes of `tree`, which holds P numbers.
+
+    Raises:
+      ValueError: a leaf that cannot hold a small perturbation: not a float, or narrower than float32.
+    """
+    for path, x in jax.tree_util.tree_leaves_with_path(tree):
+        kind = jnp.result_type(x)
+        if not jnp.issubdtype(kind, jnp.floating) or jnp.finfo(kind).nmant < 23:
+            name = jax.tree_util.keystr(path, simple=True, separator="/") or "theta itself"
+            raise ValueError(f"theta must be float32 or wider to be perturbed, got {kind} at {name}")
     leaves, treedef = jax.tree.flatten(tree)
     parts, offset = [], 0
     for x in leaves:

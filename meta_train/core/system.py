@@ -24,6 +24,7 @@ import jax.numpy as jnp
 Theta = Any
 State = Any
 Data = Any
+Remat = bool | Literal["sqrt"]
 
 
 class UnrolledSystem(NamedTuple):
@@ -32,8 +33,9 @@ class UnrolledSystem(NamedTuple):
     Attributes:
       init: `(theta, key) -> (state, length i32[])`. `length` is T of this inner problem; it may
         depend on the key, never on theta, so that both halves of a pair end together.
-      step: `(theta, state, key, data) -> (state, loss f32[])`. Lower loss is better; the
-        meta-objective is the mean of the losses over the T steps.
+      step: `(theta, state, key, data) -> (state, loss f32[])`. Lower loss is better. The
+        meta-objective is E[sum of the losses of an inner problem] / E[T]: the mean loss per step. Where T is
+        random this is not the mean over inner problems of their own mean losses, as longer problems count more.
       length_multiple: every length that `init` returns is a multiple of this (T itself where T is
         constant; 0 for an endless problem, whose length is `ENDLESS`). K must divide it.
       max_length: the longest T; None for an endless problem. Equal to `length_multiple` where T is constant.
@@ -41,6 +43,10 @@ class UnrolledSystem(NamedTuple):
         this, so that a diverged half of a pair keeps the sign of its badness and spoils no mean.
       no_gradient: what in it has no useful gradient, in words ("objective accuracy"); "" where losses and
         states are differentiable in theta. Estimators that differentiate refuse such a system.
+      hold_diverged: what follows a loss that is not finite. False: the rollout (and the other half of its
+        pair) restarts before its next window, so that no step is wasted; the steps that the inner problem
+        would still have had are dropped, which biases a gradient with K < T where theta decides which inner
+        problems diverge. True: every later loss of the inner problem counts as `worst_loss`.
     """
 
     init: Callable[[Theta, jax.Array], tuple[State, jax.Array]]
@@ -49,6 +55,7 @@ class UnrolledSystem(NamedTuple):
     max_length: int | None = None
     worst_loss: float = 1e6
     no_gradient: str = ""
+    hold_diverged: bool = False
 
 
 class Rollout(NamedTuple):
@@ -59,12 +66,15 @@ class Rollout(NamedTuple):
       t: i32[], steps taken since the restart.
       length: i32[], T of this inner problem (shorter for a staggered first one).
       diverged: bool[], whether a loss of the last window was not finite.
+      held: bool[], whether the rest of its inner problem counts as `worst_loss`; None for a system that
+        restarts diverged rollouts (`UnrolledSystem.hold_diverged`).
     """
 
     state: State
     t: jax.Array
     length: jax.Array
     diverged: jax.Array
+    held: jax.Array | None = None
 
 
 # Steps of a state of so few numbers cost less than the loop around them: several are written out.
@@ -93,12 +103,14 @@ def start(
     if stagger is not None:
         shorter = stagger * jax.random.randint(key_length, (), 1, length // stagger + 1)
         length = jnp.where(length == ENDLESS, length, shorter)
-    return Rollout(state, jnp.zeros([], jnp.int32), length, jnp.zeros([], bool))
+    held = jnp.zeros([], bool) if system.hold_diverged else None
+    return Rollout(state, jnp.zeros([], jnp.int32), length, jnp.zeros([], bool), held)
 
 
 def finished(rollout: Rollout) -> jax.Array:
     """bool[...]: whether the rollout must restart before its next window."""
-    return (rollout.t >= rollout.length) | rollout.diverged
+    over = rollout.t >= rollout.length
+    return over | rollout.diverged if rollout.held is None else over
 
 
 def restart_if(
@@ -109,6 +121,20 @@ def restart_if(
     return jax.tree.map(lambda a, b: jnp.where(done, a, b), fresh, rollout)
 
 
+def begin_window(
+    system: UnrolledSystem, theta: Theta, rollout: Rollout, restarted: jax.Array, key: jax.Array
+) -> Rollout:
+    """The rollout at the start of a window: a fresh inner problem if `restarted` (bool[]). The key is consumed.
+
+    The first window of a run starts its inner problem here too, at the theta of the window, so that what
+    theta does to a fresh state is part of every window's gradient. Its staggered length stays.
+    """
+    begun = restart_if(restarted | (rollout.t == 0), system, theta, rollout, key)
+    return begun._replace(
+        length=jnp.where(restarted, begun.length, jnp.minimum(begun.length, rollout.length))
+    )
+
+
 def unroll(
     system: UnrolledSystem,
     theta: Theta,
@@ -117,7 +143,7 @@ def unroll(
     data: Data,
     num_steps: int,
     *,
-    remat: bool | Literal["sqrt"] = False,
+    remat: Remat = False,
 ) -> tuple[Rollout, jax.Array]:
     """One window: `num_steps` steps of a rollout that does not restart inside it.
 
@@ -132,9 +158,9 @@ def unroll(
         are kept); "sqrt" keeps only about 2 sqrt(K) states, for one more forward pass.
 
     Returns:
-      The rollout after the window, and the losses, f32[K]: capped at `system.worst_loss`, the one
-      place where a loss that is not finite is dealt with. It is told by `Rollout.diverged`, and
-      `finished` makes the particle restart before its next window.
+      The rollout after the window, and the losses, f32[K], capped at `system.worst_loss`. This is the only
+      place that handles a loss that is not finite: `Rollout.diverged` reports it, and `finished` makes the
+      particle restart before its next window (unless the system holds diverged rollouts).
     """
 
     def body(state, key):
@@ -151,9 +177,12 @@ def unroll(
     else:
         size = sum(math.prod(jnp.shape(x)) for x in jax.tree.leaves(rollout.state))
         state, losses = jax.lax.scan(body, rollout.state, keys, unroll=UNROLL if size <= SMALL else 1)
-    finite = jnp.isfinite(losses)
-    losses = jnp.where(finite, jnp.minimum(losses, system.worst_loss), system.worst_loss)
-    return Rollout(state, rollout.t + num_steps, rollout.length, ~finite.all()), losses
+    bad, held = ~jnp.isfinite(losses), rollout.held
+    if held is not None:
+        bad = jax.lax.associative_scan(jnp.logical_or, bad) | held
+        held = bad[-1]
+    losses = jnp.where(bad, system.worst_loss, jnp.minimum(losses, system.worst_loss))
+    return Rollout(state, rollout.t + num_steps, rollout.length, bad.any(), held), losses
 
 
 def check_truncation(system: UnrolledSystem, truncation_length: int) -> None:

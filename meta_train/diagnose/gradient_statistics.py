@@ -1,7 +1,6 @@
 """Bias, variance and signal-to-noise of a gradient estimator at a fixed theta, from independent chains.
 
-A *chain* is one particle of an estimator that runs on with theta frozen. Chains are independent of each
-other, so means over chains have honest standard errors, however the windows of one hang together.
+The chains are those of `core.chain`, with one particle each.
 """
 
 import math
@@ -14,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from meta_train.core import perturb
+from meta_train.core.chain import chain, flatten
 from meta_train.core.estimator import GradientEstimator
 
 GROUPS = 64  # chains of one call, and groups of chains whose means carry all statistics
@@ -68,29 +68,19 @@ def measure(
       tick: called after every 64 chains.
     """
 
-    def chain(theta, key, data):
-        key_init, key_run = jax.random.split(key)
+    def numbers(estimate):
+        shares = [v.mean() for k, v in estimate.particles.items() if k.rpartition("/")[2] == "diverged"]
+        square = perturb.sq_norm(estimate.grad)
+        return flatten(estimate.grad), square, estimate.loss, jnp.stack(shares).mean()
 
-        def window(carry, key):
-            state, total, square, loss, diverged, i = carry
-            estimate, state = estimator.estimate(theta, state, key, data)
-            counts = jnp.where(i < burn_in, 0.0, 1 / num_windows)
-            shares = [v.mean() for k, v in estimate.particles.items() if k.rpartition("/")[2] == "diverged"]
-            total = perturb.add_scaled(total, counts, estimate.grad)
-            square += counts * perturb.sq_norm(estimate.grad)
-            diverged += counts * jnp.stack(shares).mean()
-            return (state, total, square, loss + counts * estimate.loss, diverged, i + 1), None
-
-        zero = jnp.zeros([])
-        begin = (estimator.init(theta, key_init), perturb.zeros_like(theta), zero, zero, zero, 0)
-        keys = jax.random.split(key_run, burn_in + num_windows)
-        (_, total, square, loss, diverged, _), _ = jax.lax.scan(window, begin, keys)
-        flat = jnp.concatenate([x.reshape(-1) for x in jax.tree.leaves(total)])
-        return flat, square, perturb.sq_norm(total), loss, diverged
+    def one(theta, key, data):
+        options: Any = {"num_windows": num_windows, "burn_in": burn_in, "average": numbers}
+        (flat, square, loss, diverged), _ = chain(estimator, theta, key, data, **options)
+        return flat, square, jnp.square(flat).sum(), loss, diverged
 
     chains = -(-num_samples // GROUPS)
     call_keys = jax.random.split(key, (chains, GROUPS))
-    run = jax.jit(jax.vmap(chain, (None, 0, None))).lower(theta, call_keys[0], data).compile()
+    run = jax.jit(jax.vmap(one, (None, 0, None))).lower(theta, call_keys[0], data).compile()
     totals, seconds = None, math.inf
     for keys in call_keys:
         began = time.perf_counter()

@@ -4,10 +4,11 @@ from typing import Annotated, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from annotated_types import Ge, Gt
+from annotated_types import Gt
 
-from meta_train.core.estimator import GradientEstimator, check_differentiable, whole_length
-from meta_train.core.system import UnrolledSystem
+from meta_train.core.estimator import GradientEstimator, whole_length
+from meta_train.core.system import Remat, UnrolledSystem
+from meta_train.estimators.options import PATHWISE, Count, factory
 from meta_train.estimators.tbptt import tbptt
 
 
@@ -18,15 +19,16 @@ class CutState(NamedTuple):
     age: jax.Array
 
 
+@factory(differentiates=True, returns=PATHWISE)
 def artbp(
     system: UnrolledSystem,
     *,
-    num_particles: Annotated[int, Ge(1)] = 16,
+    num_particles: Count = 16,
     mean_length: Annotated[float, Gt(1)] = 10.0,
     lengths: Literal["constant", "lomax"] = "lomax",
     exponent: Annotated[float, Gt(2)] = 6.0,
-    max_window: Annotated[int, Ge(1)] | None = None,
-    remat: bool | Literal["sqrt"] = True,
+    max_window: Count | None = None,
+    remat: Remat = True,
 ) -> GradientEstimator:
     """Backpropagation cut at random, and reweighted (Tallec & Ollivier 2017).
 
@@ -48,23 +50,10 @@ def artbp(
       exponent: a of "lomax"; moments of the lengths are finite up to a - 1.
       max_window: cuts at the latest here, a number of steps that divides every length; None for whole inner
         problems.
-      remat: as in `tbptt`.
-
-    Returns:
-      A `GradientEstimator`. A particle whose gradient is not finite counts 0 in the mean and is told
-      in the metrics as diverged.
-
-    Raises:
-      ValueError: an option out of range, a system whose length is random or endless without `max_window`.
 
     Source: Tallec & Ollivier, "Unbiasing Truncated Backpropagation Through Time", 2017.
     Differs from it in: the window that is held in memory is fixed; cuts fall inside it.
     """
-    if mean_length <= 1:
-        raise ValueError(f"mean_length must be > 1, got {mean_length}")
-    if exponent <= 2:
-        raise ValueError(f"exponent must be > 2, got {exponent}")
-    check_differentiable(system, "artbp")
     window = whole_length(system, "artbp without max_window") if max_window is None else max_window
 
     def cut_probability(age):

@@ -1,15 +1,15 @@
 """Forward gradients through time."""
 
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from annotated_types import Ge
 
 from meta_train.core import perturb
-from meta_train.core.estimator import GradientEstimator, OneParticle, check_differentiable, from_particle
-from meta_train.core.system import Rollout, UnrolledSystem, check_truncation, finished
-from meta_train.estimators.forward import floats_of, start_function, window_function
+from meta_train.core.estimator import GradientEstimator, OneParticle, from_particle
+from meta_train.core.system import Rollout, UnrolledSystem, finished, start
+from meta_train.estimators.options import PATHWISE, Count, factory
+from meta_train.estimators.window import floats_of, of_floats, window_loss
 
 
 class DodgeState(NamedTuple):
@@ -28,12 +28,13 @@ class DodgeState(NamedTuple):
     xi: Any
 
 
+@factory(differentiates=True, returns=PATHWISE)
 def dodge(
     system: UnrolledSystem,
     *,
-    num_particles: Annotated[int, Ge(1)] = 16,
-    truncation_length: Annotated[int, Ge(1)] = 10,
-    noise_period: Annotated[int, Ge(1)] | None = None,
+    num_particles: Count = 16,
+    truncation_length: Count = 10,
+    noise_period: Count | None = None,
     stagger: bool = True,
 ) -> GradientEstimator:
     """Directional derivatives, carried forward (Silver et al. 2021).
@@ -48,37 +49,18 @@ def dodge(
     Reduces to: NRES as sigma goes to 0; PES with `noise_period` = K.
 
     Args:
-      system: what is unrolled; its lengths must be multiples of `truncation_length`.
       num_particles: N rollouts, each with a direction.
-      truncation_length: K, steps of one window.
       noise_period: steps that one direction lasts, a multiple of K; None for the whole inner problem.
-      stagger: draws every particle's first length short, so that particles are out of phase.
-
-    Returns:
-      A `GradientEstimator`. A particle whose derivative is not finite counts 0 in the mean, is told in
-      the metrics as diverged, and restarts.
-
-    Raises:
-      ValueError: an option out of range, `truncation_length` that does not divide the lengths,
-        `noise_period` that is not a multiple of it.
 
     Source: Silver et al., "Learning by Directional Gradient Descent", ICLR 2022; in this form the
       comparison of Li et al., "Noise-Reuse in Online Evolution Strategies", NeurIPS 2023.
     Differs from it in: random directions only, none learned.
     """
-    check_differentiable(system, "dodge")
-    check_truncation(system, truncation_length)
-    if noise_period is not None and (noise_period < 1 or noise_period % truncation_length):
-        raise ValueError(
-            f"noise_period must be a multiple of truncation_length ({truncation_length}) or None, "
-            f"got {noise_period}"
-        )
 
     def init_one(theta, key):
         key_start, episode_key = jax.random.split(key)
-        begin = start_function(system, key_start, truncation_length if stagger else None)
-        v = perturb.gaussian_like(jax.random.fold_in(episode_key, 0), theta)
-        _, tangent, rollout = jax.jvp(begin, (theta,), (v,), has_aux=True)
+        rollout = start(system, theta, key_start, stagger=truncation_length if stagger else None)
+        tangent = [jnp.zeros_like(x) for x in floats_of(rollout.state)]
         xi = None if noise_period is None else perturb.zeros_like(theta)
         return DodgeState(rollout, tangent, episode_key, xi)
 
@@ -96,14 +78,19 @@ def dodge(
             xi = perturb.where(restarted, perturb.zeros_like(theta), state.xi)
             xi = direction = perturb.add_scaled(xi, t % noise_period == 0, v)
 
-        window = window_function(system, rollout, restarted, key_restart, key_unroll, data, truncation_length)
+        window = window_loss(system, restarted, key_restart, key_unroll, data, truncation_length)
         (_, loss), (tangent, slope), end = jax.jvp(
-            window, (theta, floats_of(rollout.state)), (v, state.tangent), has_aux=True
+            of_floats(window, rollout), (theta, floats_of(rollout.state)), (v, state.tangent), has_aux=True
         )
         finite = jnp.isfinite(slope)
-        diverged = end.diverged | ~finite
-        weight = jnp.where(finite, slope, 0.0)
-        one = OneParticle(direction, weight, loss, jnp.zeros([]), restarted, diverged, jnp.ones([]))
-        return one, DodgeState(end._replace(diverged=diverged), tangent, episode_key, xi)
+        end = end._replace(diverged=end.diverged | ~finite)
+        one = OneParticle(
+            direction=direction,
+            weight=jnp.where(finite, slope, 0.0),
+            loss=loss,
+            restarted=restarted,
+            diverged=end.diverged,
+        )
+        return one, DodgeState(end, tangent, episode_key, xi)
 
     return from_particle(init_one, estimate_one, num_particles, truncation_length)

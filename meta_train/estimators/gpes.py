@@ -1,22 +1,14 @@
-"""Generalised persistent evolution strategies: the one core of PES, NRES and full ES."""
+"""Generalised persistent evolution strategies, and their presets PES, NRES and full ES."""
 
-from typing import Annotated, Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from annotated_types import Ge, Gt
 
 from meta_train.core import perturb
-from meta_train.core.estimator import GradientEstimator, OneParticle, from_particle
-from meta_train.core.system import (
-    Rollout,
-    UnrolledSystem,
-    check_truncation,
-    finished,
-    restart_if,
-    start,
-    unroll,
-)
+from meta_train.core.estimator import GradientEstimator, OneParticle, from_particle, whole_length
+from meta_train.core.system import Rollout, UnrolledSystem, finished, restart_if, start, unroll
 from meta_train.estimators.noise import (
     PLAIN,
     Noise,
@@ -26,7 +18,10 @@ from meta_train.estimators.noise import (
     first_calls,
     particle_keys,
     sigma_now,
+    stagger_key,
 )
+from meta_train.estimators.options import Count, Positive, factory
+from meta_train.estimators.window import difference
 
 
 class GPESState(NamedTuple):
@@ -36,8 +31,8 @@ class GPESState(NamedTuple):
       pair: both rollouts, leaves [2, ...]: pos, neg.
       episode_key: key[]; names the noise of the current inner problem: block b of it is drawn from
         `fold_in(episode_key, b)`, so that no noise needs to be stored.
-      sigma: f32[], std of the noise drawn from now on (of a schedule: at its begin). A leaf: changing it
-        never recompiles.
+      sigma: f32[], std of the noise drawn from now on (of a schedule: at its start). It is a leaf, so that
+        changing it never recompiles.
       drawn_sigma: f32[], std of the noise in use.
       xi: like theta, the sum over the inner problem's blocks of eps / sigma^2; None where there is
         only one block.
@@ -52,14 +47,27 @@ class GPESState(NamedTuple):
     calls: jax.Array | None
 
 
+class _Options(NamedTuple):
+    """The options of `gpes`, for the functions that its work is divided among."""
+
+    system: UnrolledSystem
+    window: int
+    period: int | None
+    sigma: float
+    clip: float | None
+    stagger: bool
+    noise: Noise
+
+
+@factory()
 def gpes(
     system: UnrolledSystem,
     *,
-    num_particles: Annotated[int, Ge(1)] = 16,
-    truncation_length: Annotated[int, Ge(1)] = 10,
-    noise_period: Annotated[int, Ge(1)] | None = None,
-    sigma: Annotated[float, Gt(0)] = 0.01,
-    delta_clip: Annotated[float, Gt(0)] | None = None,
+    num_particles: Count = 16,
+    truncation_length: Count = 10,
+    noise_period: Count | None = None,
+    sigma: Positive = 0.01,
+    delta_clip: Positive | None = None,
     stagger: bool = True,
     noise: Noise = PLAIN,
 ) -> GradientEstimator:
@@ -70,102 +78,187 @@ def gpes(
 
     Bias: none for the smoothed objective (theta + independent noise per block of `noise_period`
       steps), theta frozen during an inner problem.
-    Variance: least for None where windows influence each other alike; shorter periods add noise
-      that grows with the number of blocks, but average better over one long inner problem.
+    Variance: `d b sum_i |g_i|^2 + |sum_i g_i|^2` for a linear loss in block b, d = |theta|, g_i its gradient by
+      the theta of block i.
     Cost: 2 K steps of a pair; memory 2 |inner state|, |theta| for xi (none if `noise_period` is
       None), 2 |theta| while a window runs.
     Reduces to: PES (`noise_period` = K); NRES (`noise_period` = None or >= T); full ES (K = T).
-
-    Args:
-      system: what is unrolled; its lengths must be multiples of `truncation_length`.
-      num_particles: N, antithetic pairs.
-      truncation_length: K, steps of one window.
-      noise_period: steps that one perturbation lasts, a multiple of K; None for the whole inner problem.
-      sigma: std of the perturbation, in units of theta.
-      delta_clip: clips each pair's difference of mean losses to +- this; a bias against heavy tails.
-      stagger: draws every particle's first length short, so that particles (cohorts, where they are
-        orthogonal) are out of phase.
-      noise: orthogonal pairs, common random numbers, a schedule of sigma, sigma of single leaves.
-
-    Returns:
-      A `GradientEstimator` whose state holds `GPESState`s with leaves [N, ...].
-
-    Raises:
-      ValueError: an option out of range, `truncation_length` that does not divide the lengths,
-        `noise_period` that is not a multiple of it.
 
     Source: Li et al., "Noise-Reuse in Online Evolution Strategies", NeurIPS 2023, Algorithm 2.
     Differs from it in: restarts only between windows, an accumulator in units of eps / sigma^2 (unbiased
       when sigma changes), noise regenerated from keys, staggered particles.
     """
-    check_truncation(system, truncation_length)
-    check_noise(noise, sigma, num_particles)
-    if noise_period is not None and (noise_period < 1 or noise_period % truncation_length):
-        raise ValueError(
-            f"noise_period must be a multiple of truncation_length ({truncation_length}) or None, "
-            f"got {noise_period}"
-        )
-    accumulates = noise_period is not None
-
-    def init_one(theta, keys):
-        key_start, _ = jax.random.split(keys.system)
-        key_stagger, episode_key = jax.random.split(keys.noise)
-        eps, _ = draw(noise, jax.random.fold_in(episode_key, 0), keys.member, theta)
-        together = key_stagger if noise.orthogonal else None
-        first = truncation_length if stagger else None
-        pair = jax.vmap(lambda theta: start(system, theta, key_start, stagger=first, key_stagger=together))(
-            perturb.antithetic(theta, perturb.scale(sigma, eps))
-        )
-        xi = perturb.zeros_like(theta) if accumulates else None
-        s = jnp.full([], sigma, jnp.float32)
-        return GPESState(pair, episode_key, s, s, xi, first_calls(noise))
-
-    def estimate_one(theta, state, keys, data):
-        key_restart, _, key_unroll = jax.random.split(keys.system, 3)
-        _, key_episode, _ = jax.random.split(keys.noise, 3)
-        restarted = finished(state.pair).any()
-        t = jnp.where(restarted, 0, state.pair.t[0])
-        episode_key = jnp.where(restarted, key_episode, state.episode_key)
-        block, begins = (0, t == 0) if noise_period is None else (t // noise_period, t % noise_period == 0)
-        drawn_sigma = jnp.where(begins, sigma_now(noise, state.sigma, sigma, state.calls), state.drawn_sigma)
-        perturbed = perturb.in_groups(accumulate if accumulates else reuse, draw_size(noise, theta))
-        xi, (thetas, direction) = perturbed(
-            state.xi,
-            theta,
-            jax.random.fold_in(episode_key, block),
-            keys.member,
-            drawn_sigma,
-            begins,
-            restarted,
-        )
-        # One stacked call: both halves see the same keys.
-        pair, losses = jax.vmap(window, (None, 0, 0, None, None, None))(
-            restarted, thetas, state.pair, key_restart, key_unroll, data
-        )
-        delta = (losses[0] - losses[1]).mean()  # difference first: equal losses cancel exactly
-        if delta_clip is not None:
-            delta = jnp.clip(delta, -delta_clip, delta_clip)
-        direction, weight = (xi, delta / 2) if accumulates else (direction, delta / (2 * drawn_sigma))
-        one = OneParticle(
-            direction, weight, losses.mean(), delta, restarted, pair.diverged.any(), drawn_sigma
-        )
-        calls = None if state.calls is None else state.calls + 1
-        return one, GPESState(pair, episode_key, state.sigma, drawn_sigma, xi, calls)
-
-    def accumulate(xi, theta, key, member, sigma, begins, restarted):
-        eps, score = draw(noise, key, member, theta)
-        xi = perturb.where(restarted, perturb.zeros_like(theta), xi)
-        xi = perturb.add_scaled(xi, begins / sigma, score)  # eps / sigma^2
-        return xi, (perturb.antithetic(theta, perturb.scale(sigma, eps)), None)
-
-    def reuse(xi, theta, key, member, sigma, begins, restarted):
-        eps, score = draw(noise, key, member, theta)
-        return xi, (perturb.antithetic(theta, perturb.scale(sigma, eps)), score)
-
-    def window(restarted, theta, rollout, key_restart, key_unroll, data):
-        rollout = restart_if(restarted, system, theta, rollout, key_restart)
-        return unroll(system, theta, rollout, key_unroll, data, truncation_length)
-
+    check_noise(noise, num_particles)
+    options = _Options(system, truncation_length, noise_period, sigma, delta_clip, stagger, noise)
     return from_particle(
-        init_one, estimate_one, num_particles, 2 * truncation_length, keys=particle_keys(noise)
+        partial(_init_one, options),
+        partial(_estimate_one, options),
+        num_particles,
+        2 * truncation_length,
+        keys=particle_keys(noise),
+    )
+
+
+def _init_one(o: _Options, theta, keys) -> GPESState:
+    key_start, _ = jax.random.split(keys.system)
+    key_stagger, episode_key = jax.random.split(keys.noise)
+    eps, _ = draw(o.noise, jax.random.fold_in(episode_key, 0), keys.member, theta)
+    begin = partial(
+        start,
+        o.system,
+        key=key_start,
+        stagger=o.window if o.stagger else None,
+        key_stagger=stagger_key(o.noise, key_stagger),
+    )
+    pair = jax.vmap(lambda theta: begin(theta))(perturb.antithetic(theta, perturb.scale(o.sigma, eps)))
+    xi = None if o.period is None else perturb.zeros_like(theta)
+    sigma = jnp.full([], o.sigma, jnp.float32)
+    return GPESState(pair, episode_key, sigma, sigma, xi, first_calls(o.noise))
+
+
+def _estimate_one(o: _Options, theta, state: GPESState, keys, data) -> tuple[OneParticle, GPESState]:
+    key_restart, _, key_unroll = jax.random.split(keys.system, 3)
+    _, key_episode, _ = jax.random.split(keys.noise, 3)
+    restarted = finished(state.pair).any()
+    t = jnp.where(restarted, 0, state.pair.t[0])
+    episode_key = jnp.where(restarted, key_episode, state.episode_key)
+    block, begins = (0, t == 0) if o.period is None else (t // o.period, t % o.period == 0)
+    sigma = jnp.where(begins, sigma_now(o.noise, state.sigma, o.sigma, state.calls), state.drawn_sigma)
+    perturbed = perturb.in_groups(partial(_perturb, o.noise), draw_size(o.noise, theta))
+    key_eps = jax.random.fold_in(episode_key, block)
+    xi, (thetas, score) = perturbed(state.xi, theta, key_eps, keys.member, sigma, begins, restarted)
+
+    def window(theta, rollout, restarted, data):
+        rollout = restart_if(restarted, o.system, theta, rollout, key_restart)
+        return unroll(o.system, theta, rollout, key_unroll, data, o.window)
+
+    # One stacked call: both halves see the same keys.
+    pair, losses = jax.vmap(window, (0, 0, None, None))(thetas, state.pair, restarted, data)
+    delta = difference(losses, o.clip)
+    one = OneParticle(
+        direction=score if xi is None else xi,
+        weight=delta / (2 * sigma) if xi is None else delta / 2,
+        loss=losses.mean(),
+        delta=delta,
+        restarted=restarted,
+        diverged=pair.diverged.any(),
+        sigma=sigma,
+    )
+    calls = None if state.calls is None else state.calls + 1
+    return one, GPESState(pair, episode_key, state.sigma, sigma, xi, calls)
+
+
+def _perturb(noise: Noise, xi, theta, key, member, sigma, begins, restarted):
+    """xi with this block's eps / sigma^2 (None where it does not accumulate), both thetas, and the score."""
+    eps, score = draw(noise, key, member, theta)
+    if xi is not None:
+        xi = perturb.where(restarted, perturb.zeros_like(theta), xi)
+        xi, score = perturb.add_scaled(xi, begins / sigma, score), None
+    return xi, (perturb.antithetic(theta, perturb.scale(sigma, eps)), score)
+
+
+@factory()
+def pes(
+    system: UnrolledSystem,
+    *,
+    num_particles: Count = 16,
+    truncation_length: Count = 10,
+    sigma: Positive = 0.01,
+    delta_clip: Positive | None = None,
+    stagger: bool = True,
+    noise: Noise = PLAIN,
+) -> GradientEstimator:
+    """Persistent evolution strategies (Vicol, Metz & Sohl-Dickstein 2021).
+
+    `xi <- (0 if restarted else xi) + eps / sigma^2; grad = xi * mean(L+ - L-) / 2`, eps new in every window.
+
+    Bias: none for the objective smoothed by independent noise per window, theta frozen.
+    Variance: `d w sum_j |g_j|^2 + |sum_j g_j|^2` for a linear loss in window w, d = |theta|, g_j its gradient by
+      the theta of window j. NRES's is `(d + 1) |sum_j g_j|^2`: never more, the same where all g_j are equal, and
+      less without bound where they cancel.
+    Cost: 2 K steps of a pair; memory 2 |inner state| + |theta|, and 2 |theta| while a window runs.
+    Reduces to: `gpes(noise_period=K)`; truncated ES where T = K.
+
+    Source: Vicol, Metz & Sohl-Dickstein, "Unbiased Gradient Estimation in Unrolled Computation Graphs with
+      Persistent Evolution Strategies", ICML 2021, Algorithm 2.
+    Differs from it in: the mean loss per step instead of the window's sum; staggered particles with
+      data of their own; exact under a changing sigma.
+    """
+    return gpes(
+        system,
+        num_particles=num_particles,
+        truncation_length=truncation_length,
+        noise_period=truncation_length,
+        sigma=sigma,
+        delta_clip=delta_clip,
+        stagger=stagger,
+        noise=noise,
+    )
+
+
+@factory()
+def nres(
+    system: UnrolledSystem,
+    *,
+    num_particles: Count = 16,
+    truncation_length: Count = 10,
+    sigma: Positive = 0.01,
+    delta_clip: Positive | None = None,
+    stagger: bool = True,
+    noise: Noise = PLAIN,
+) -> GradientEstimator:
+    """Noise-reuse evolution strategies (Li et al. 2023; ES-Single, Vicol et al. 2023).
+
+    `grad = eps / sigma^2 * mean(L+ - L-) / 2`, eps drawn at the restart and kept for the whole inner problem.
+
+    Bias: none for the objective smoothed by one perturbation per inner problem, theta frozen.
+    Variance: `(d + 1) |G|^2` for a linear loss, d = |theta|, G the gradient of the window's loss: the least among
+      `gpes` periods for one window.
+    Cost: 2 K steps of a pair; memory 2 |inner state| and a key, and 2 |theta| while a window runs.
+    Reduces to: `gpes(noise_period=None)`; truncated ES where T = K.
+
+    Source: Li et al., "Noise-Reuse in Online Evolution Strategies", NeurIPS 2023; Vicol, Kolter & Swersky,
+      "Low-Variance Gradient Estimation in Unrolled Computation Graphs with ES-Single", ICML 2023.
+    Differs from it in: the noise is regenerated from its key, never stored.
+    """
+    return gpes(
+        system,
+        num_particles=num_particles,
+        truncation_length=truncation_length,
+        sigma=sigma,
+        delta_clip=delta_clip,
+        stagger=stagger,
+        noise=noise,
+    )
+
+
+@factory()
+def full_es(
+    system: UnrolledSystem,
+    *,
+    num_particles: Count = 16,
+    sigma: Positive = 0.01,
+    delta_clip: Positive | None = None,
+    noise: Noise = PLAIN,
+) -> GradientEstimator:
+    """Evolution strategies without truncation.
+
+    `grad = eps / sigma^2 * mean(L+ - L-) / 2`, one whole inner problem per outer step (K = T).
+
+    Bias: none for the objective smoothed by one perturbation per inner problem; theta need not be frozen.
+    Variance: `(d + 1) |G|^2` for a linear loss, d = |theta|, G the gradient of the mean loss.
+    Cost: 2 T steps of a pair for one outer step; memory 2 |inner state|, and 2 |theta| while it runs.
+    Reduces to: `gpes(truncation_length=T)`.
+
+    Source: Salimans et al., "Evolution Strategies as a Scalable Alternative to Reinforcement Learning", 2017.
+    Differs from it in: no rank shaping (it would bias the gradient).
+    """
+    return gpes(
+        system,
+        num_particles=num_particles,
+        truncation_length=whole_length(system, "full_es"),
+        sigma=sigma,
+        delta_clip=delta_clip,
+        stagger=False,
+        noise=noise,
     )

@@ -51,7 +51,7 @@ class ParticleKeys(NamedTuple):
     Attributes:
       noise: key[] of its perturbation and of its staggering: its own, or its cohort's.
       member: i32[], its number in the cohort.
-      system: key[] of inner problems and minibatches: its own, its cohort's or everybody's.
+      system: key[] of inner problems and minibatches: its own, its cohort's or that of all particles.
     """
 
     noise: jax.Array
@@ -59,10 +59,8 @@ class ParticleKeys(NamedTuple):
     system: jax.Array
 
 
-def check_noise(noise: Noise, sigma: float, num_particles: int) -> None:
+def check_noise(noise: Noise, num_particles: int) -> None:
     """Refuses options out of range by name (ValueError)."""
-    if sigma <= 0:
-        raise ValueError(f"sigma must be > 0, got {sigma}")
     if noise.cohort < 2 or noise.cohort % 2 or (2 * num_particles) % noise.cohort:
         raise ValueError(
             f"noise.cohort must be an even number that divides 2 num_particles ({2 * num_particles}): "
@@ -88,6 +86,15 @@ def particle_keys(noise: Noise) -> Callable[[jax.Array, jax.Array], ParticleKeys
         return ParticleKeys(cohort if noise.orthogonal else own, index % pairs, shared[noise.common])
 
     return keys
+
+
+def stagger_key(noise: Noise, key: jax.Array) -> jax.Array | None:
+    """The `key_stagger` of a particle's first inner problem; None for that of the problem itself.
+
+    Particles that share their inner problems (`common`) must not share their first length, or staggering
+    would be without effect. Orthogonal pairs of a cohort do, so that they restart together.
+    """
+    return key if noise.orthogonal or noise.common != "pair" else None
 
 
 def draw_size(noise: Noise, theta: Any) -> int:

@@ -1,22 +1,16 @@
-"""Persistent evolution strategies with an analytic gradient of the running window."""
+"""Persistent evolution strategies whose newest noise is replaced by backpropagation: two hybrids."""
 
-from typing import Annotated, Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from annotated_types import Ge, Gt
 
 from meta_train.core import perturb
-from meta_train.core.estimator import GradientEstimator, OneParticle, check_differentiable, from_particle
-from meta_train.core.system import (
-    Rollout,
-    UnrolledSystem,
-    check_truncation,
-    finished,
-    restart_if,
-    start,
-    unroll,
-)
+from meta_train.core.estimator import GradientEstimator, OneParticle, from_particle
+from meta_train.core.system import Rollout, UnrolledSystem, finished, start
+from meta_train.estimators.options import Count, Positive, factory
+from meta_train.estimators.window import difference, window_loss
 
 
 class PESAnalyticState(NamedTuple):
@@ -27,12 +21,21 @@ class PESAnalyticState(NamedTuple):
     xi: Any
 
 
+class _Options(NamedTuple):
+    system: UnrolledSystem
+    window: int
+    sigma: float
+    stagger: bool
+    pathwise: bool  # the newest part from the pair's own gradients, instead of that at theta itself
+
+
+@factory(differentiates=True)
 def pes_analytic(
     system: UnrolledSystem,
     *,
-    num_particles: Annotated[int, Ge(1)] = 16,
-    truncation_length: Annotated[int, Ge(1)] = 10,
-    sigma: Annotated[float, Gt(0)] = 0.01,
+    num_particles: Count = 16,
+    truncation_length: Count = 10,
+    sigma: Positive = 0.01,
     stagger: bool = True,
 ) -> GradientEstimator:
     """PES whose newest noise is replaced by backpropagation (Vicol, Metz & Sohl-Dickstein 2021).
@@ -42,68 +45,83 @@ def pes_analytic(
 
     Bias: none for quadratic losses; otherwise of order sigma^2 (the running window is not smoothed, the
       older ones are).
-    Variance: that of PES without the part of the newest noise; the part of the older noise stays.
+    Variance: PES's with both sums over the older windows alone, and w - 1 for w: the newest noise adds none.
     Cost: about 6 K steps; memory 3 |inner state| + |theta|, and K |inner state| and 3 |theta| while
       a window runs.
     Needs: a system that is differentiable in theta and state.
     Reduces to: TBPTT in the first window of an inner problem; PES where the gradient is not finite.
 
-    Args:
-      system: what is unrolled; its lengths must be multiples of `truncation_length`.
-      num_particles: N, antithetic pairs.
-      truncation_length: K, steps of one window.
-      sigma: std of the perturbation, in units of theta.
-      stagger: draws every particle's first length short, so that particles are out of phase.
-
-    Returns:
-      A `GradientEstimator`.
-
-    Raises:
-      ValueError: an option out of range, `truncation_length` that does not divide the lengths.
-
     Source: Vicol, Metz & Sohl-Dickstein, "Unbiased Gradient Estimation in Unrolled Computation Graphs with
       Persistent Evolution Strategies", ICML 2021, the PES+Analytic variant of the public code.
     Differs from it in: each pair has a rollout with theta itself, with its own data.
     """
-    check_differentiable(system, "pes_analytic")
-    check_truncation(system, truncation_length)
-    if sigma <= 0:
-        raise ValueError(f"sigma must be > 0, got {sigma}")
+    return _hybrid(_Options(system, truncation_length, sigma, stagger, pathwise=False), num_particles)
 
-    def init_one(theta, key):
-        first = truncation_length if stagger else None
-        mean = start(system, theta, key, stagger=first)
-        return PESAnalyticState(perturb.stack(mean, mean), mean, perturb.zeros_like(theta))
 
-    def estimate_one(theta, state, key, data):
-        key_restart, key_eps, key_unroll = jax.random.split(key, 3)
-        restarted = finished(state.pair).any() | finished(state.mean)
-        fresh = restarted | (state.mean.t == 0)  # the first start too is one with perturbed thetas
-        xi = perturb.where(restarted, perturb.zeros_like(theta), state.xi)
-        noise = perturb.gaussian_like(key_eps, theta)
+@factory(differentiates=True)
+def pes_reparam(
+    system: UnrolledSystem,
+    *,
+    num_particles: Count = 16,
+    truncation_length: Count = 10,
+    sigma: Positive = 0.01,
+    stagger: bool = True,
+) -> GradientEstimator:
+    """PES whose newest noise is pathwise: an exact hybrid with backpropagation.
 
-        def window(theta, rollout):
-            begin = restart_if(fresh, system, theta, rollout, key_restart)
-            begin = begin._replace(length=jnp.where(restarted, begin.length, rollout.length))
-            end, losses = unroll(system, theta, begin, key_unroll, data, truncation_length, remat=True)
-            return losses.mean(), (losses, end)
+    `grad = g + (mean(L+ - L-) / 2 - eps . c) xi`, then `xi <- xi + eps / sigma^2`; g is the mean of the
+    pair's own gradients of the window, c that at theta itself (a control variate, which knows no eps).
 
-        eps = perturb.scale(sigma, noise)
-        _, (losses, pair) = jax.vmap(window)(perturb.antithetic(theta, eps), state.pair)
-        (_, (_, mean)), grad = jax.value_and_grad(window, has_aux=True)(theta, state.mean)
-        delta = (losses[0] - losses[1]).mean()
-        exact = perturb.add_scaled(grad, delta / 2 - perturb.dot(eps, grad), xi)
-        xi = perturb.add_scaled(xi, 1 / sigma, noise)
-        finite = jnp.isfinite(perturb.sq_norm(grad))
-        one = OneParticle(
-            direction=perturb.where(finite, exact, perturb.scale(delta / 2, xi)),
-            weight=jnp.ones([]),
-            loss=losses.mean(),
-            delta=delta,
-            restarted=restarted,
-            diverged=pair.diverged.any() | mean.diverged,
-            sigma=jnp.full([], sigma, jnp.float32),
-        )
-        return one, PESAnalyticState(pair, mean, xi)
+    Bias: none for the objective smoothed by independent noise per window, theta frozen.
+    Variance: PES's with both sums over the older windows alone, and w - 1 for w: the newest noise adds none.
+    Cost: about 12 K steps; memory 3 |inner state| + |theta|, and 3 K |inner state| and 4 |theta| while
+      a window runs.
+    Needs: a system that is differentiable in theta and state.
+    Reduces to: reparam in the first window of an inner problem; PES where a gradient is not finite.
 
-    return from_particle(init_one, estimate_one, num_particles, 3 * truncation_length)
+    Source: Vicol, Metz & Sohl-Dickstein, "Unbiased Gradient Estimation in Unrolled Computation Graphs with
+      Persistent Evolution Strategies", ICML 2021 (PES+Analytic).
+    Differs from it in: gradients at the perturbed thetas instead of at theta, which makes it exact.
+    """
+    return _hybrid(_Options(system, truncation_length, sigma, stagger, pathwise=True), num_particles)
+
+
+def _hybrid(o: _Options, num_particles: int) -> GradientEstimator:
+    rollouts = 3 * o.window
+    return from_particle(partial(_init_one, o), partial(_estimate_one, o), num_particles, rollouts)
+
+
+def _init_one(o: _Options, theta, key) -> PESAnalyticState:
+    mean = start(o.system, theta, key, stagger=o.window if o.stagger else None)
+    return PESAnalyticState(perturb.stack(mean, mean), mean, perturb.zeros_like(theta))
+
+
+def _estimate_one(o: _Options, theta, state: PESAnalyticState, key, data):
+    key_restart, key_eps, key_unroll = jax.random.split(key, 3)
+    restarted = finished(state.pair).any() | finished(state.mean)
+    xi = perturb.where(restarted, perturb.zeros_like(theta), state.xi)
+    noise = perturb.gaussian_like(key_eps, theta)
+    eps = perturb.scale(o.sigma, noise)
+    window = window_loss(o.system, restarted, key_restart, key_unroll, data, o.window)
+    with_gradient = jax.value_and_grad(window, has_aux=True)
+    thetas = perturb.antithetic(theta, eps)
+    (_, (_, mean)), control = with_gradient(theta, state.mean)
+    if o.pathwise:
+        (_, (losses, pair)), grads = jax.vmap(with_gradient)(thetas, state.pair)
+        grad = jax.tree.map(lambda g: g.mean(0), grads)
+    else:
+        (_, (losses, pair)), grad = jax.vmap(window)(thetas, state.pair), control
+
+    delta = difference(losses)
+    hybrid = perturb.add_scaled(grad, delta / 2 - perturb.dot(eps, control), xi)
+    xi = perturb.add_scaled(xi, 1 / o.sigma, noise)
+    finite = jnp.isfinite(perturb.sq_norm(grad)) & jnp.isfinite(perturb.sq_norm(control))
+    one = OneParticle(
+        direction=perturb.where(finite, hybrid, perturb.scale(delta / 2, xi)),
+        loss=losses.mean(),
+        delta=delta,
+        restarted=restarted,
+        diverged=pair.diverged.any() | mean.diverged,
+        sigma=o.sigma,
+    )
+    return one, PESAnalyticState(pair, mean, xi)

@@ -1,16 +1,16 @@
 """Real-time recurrent learning."""
 
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from annotated_types import Ge, Gt
 from jax.flatten_util import ravel_pytree
 
 from meta_train.core import perturb
-from meta_train.core.estimator import GradientEstimator, check_differentiable, from_particle, pathwise
-from meta_train.core.system import Rollout, UnrolledSystem, check_truncation, finished
-from meta_train.estimators.forward import floats_of, start_function, window_function
+from meta_train.core.estimator import GradientEstimator, from_particle, pathwise
+from meta_train.core.system import Rollout, UnrolledSystem, finished, start
+from meta_train.estimators.options import PATHWISE, Count, Positive, factory
+from meta_train.estimators.window import floats_of, of_floats, window_loss
 
 
 class RTRLState(NamedTuple):
@@ -20,12 +20,13 @@ class RTRLState(NamedTuple):
     influence: list[jax.Array]
 
 
+@factory(differentiates=True, returns=PATHWISE)
 def rtrl(
     system: UnrolledSystem,
     *,
-    num_particles: Annotated[int, Ge(1)] = 16,
-    truncation_length: Annotated[int, Ge(1)] = 10,
-    max_gib: Annotated[float, Gt(0)] = 4.0,
+    num_particles: Count = 16,
+    truncation_length: Count = 10,
+    max_gib: Positive = 4.0,
     stagger: bool = True,
 ) -> GradientEstimator:
     """Real-time recurrent learning (Williams & Zipser 1989).
@@ -39,48 +40,34 @@ def rtrl(
     Reduces to: BPTT where T = K.
 
     Args:
-      system: what is unrolled; its lengths must be multiples of `truncation_length`.
       num_particles: N rollouts.
-      truncation_length: K, steps of one window.
-      max_gib: the most that the influence matrices of all particles may take, in GiB.
-      stagger: draws every particle's first length short, so that particles are out of phase.
-
-    Returns:
-      A `GradientEstimator`. A particle whose gradient is not finite counts 0 in the mean, is told in
-      the metrics as diverged, and restarts.
-
-    Raises:
-      ValueError: an option out of range, `truncation_length` that does not divide the lengths; from
-        `init`: influence matrices larger than `max_gib`.
+      max_gib: the most that the influence matrices of all particles may take, in GiB; `init` refuses more.
 
     Source: Williams & Zipser, "A Learning Algorithm for Continually Running Fully Recurrent Neural
       Networks", 1989.
     Differs from it in: nothing.
     """
-    check_differentiable(system, "rtrl")
-    check_truncation(system, truncation_length)
 
     def basis(theta):
         flat, unravel = ravel_pytree(theta)
         return jax.vmap(unravel)(jnp.eye(flat.size, dtype=flat.dtype))
 
     def init_one(theta, key):
-        begin = start_function(system, key, truncation_length if stagger else None)
-        floats, rollout = begin(theta)
-        gib = num_particles * perturb.size(theta) * sum(x.nbytes for x in floats) / 2**30
+        rollout = start(system, theta, key, stagger=truncation_length if stagger else None)
+        size, floats = perturb.size(theta), floats_of(rollout.state)
+        gib = num_particles * size * sum(x.nbytes for x in floats) / 2**30
         if gib > max_gib:
             raise ValueError(
                 f"max_gib must be at least {gib:.3g}, what {num_particles} influence matrices of "
-                f"{perturb.size(theta)} meta-parameters take, got {max_gib}"
+                f"{size} meta-parameters take, got {max_gib}"
             )
-        influence = jax.vmap(lambda e: jax.jvp(lambda th: begin(th)[0], (theta,), (e,))[1])(basis(theta))
-        return RTRLState(rollout, influence)
+        return RTRLState(rollout, [jnp.zeros((size, *x.shape), x.dtype) for x in floats])
 
     def estimate_one(theta, state, key, data):
         key_restart, key_unroll = jax.random.split(key)
         restarted, floats = finished(state.rollout), floats_of(state.rollout.state)
-        window = window_function(
-            system, state.rollout, restarted, key_restart, key_unroll, data, truncation_length
+        window = of_floats(
+            window_loss(system, restarted, key_restart, key_unroll, data, truncation_length), state.rollout
         )
 
         def push(e, tangent):

@@ -1,15 +1,15 @@
 """Unbiased online recurrent optimization."""
 
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from annotated_types import Ge
 
 from meta_train.core import perturb
-from meta_train.core.estimator import GradientEstimator, check_differentiable, from_particle, pathwise
-from meta_train.core.system import Rollout, UnrolledSystem, check_truncation, finished, start
-from meta_train.estimators.forward import floats_of, window_function
+from meta_train.core.estimator import GradientEstimator, from_particle, pathwise
+from meta_train.core.system import Rollout, UnrolledSystem, finished, start
+from meta_train.estimators.options import PATHWISE, Count, factory
+from meta_train.estimators.window import floats_of, of_floats, window_loss
 
 TINY = 1e-7  # keeps the ratio of two norms finite
 
@@ -28,11 +28,12 @@ class UOROState(NamedTuple):
     theta: Any
 
 
+@factory(differentiates=True, returns=PATHWISE)
 def uoro(
     system: UnrolledSystem,
     *,
-    num_particles: Annotated[int, Ge(1)] = 16,
-    truncation_length: Annotated[int, Ge(1)] = 10,
+    num_particles: Count = 16,
+    truncation_length: Count = 10,
     stagger: bool = True,
 ) -> GradientEstimator:
     """A random rank-one influence matrix, carried forward (Tallec & Ollivier 2018).
@@ -47,23 +48,12 @@ def uoro(
     Reduces to: TBPTT in the first window of an inner problem; BPTT where T = K.
 
     Args:
-      system: what is unrolled; its lengths must be multiples of `truncation_length`.
       num_particles: N rollouts.
       truncation_length: K, steps of one window; 1 is the published algorithm.
-      stagger: draws every particle's first length short, so that particles are out of phase.
-
-    Returns:
-      A `GradientEstimator`. A particle whose gradient is not finite counts 0 in the mean, is told in
-      the metrics as diverged, and restarts.
-
-    Raises:
-      ValueError: an option out of range, `truncation_length` that does not divide the lengths.
 
     Source: Tallec & Ollivier, "Unbiased Online Recurrent Optimization", ICLR 2018.
     Differs from it in: one rank-one update per window instead of per step, exact forward derivatives.
     """
-    check_differentiable(system, "uoro")
-    check_truncation(system, truncation_length)
 
     def init_one(theta, key):
         rollout = start(system, theta, key, stagger=truncation_length if stagger else None)
@@ -75,8 +65,8 @@ def uoro(
         restarted = finished(state.rollout)
         s, th = perturb.where(restarted, perturb.zeros_like((state.s, state.theta)), (state.s, state.theta))
         floats = floats_of(state.rollout.state)
-        window = window_function(
-            system, state.rollout, restarted, key_restart, key_unroll, data, truncation_length
+        window = of_floats(
+            window_loss(system, restarted, key_restart, key_unroll, data, truncation_length), state.rollout
         )
         (ends, loss), pull, end = jax.vjp(window, theta, floats, has_aux=True)
         direct, by_state = pull((perturb.zeros_like(ends), jnp.ones_like(loss)))

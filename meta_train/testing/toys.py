@@ -38,12 +38,12 @@ class ToyState(NamedTuple):
 
 
 def _toy(update, loss, s0, unroll_length, *, loss_period=1):
-    """A deterministic system `s <- update(theta, s, key)`, with `loss(s)` every `loss_period` steps."""
+    """A system `s <- update(theta, s, key)`, with `loss(s)` every `loss_period` steps; s0 None: theta itself."""
 
     def init(theta, key):
-        return ToyState(jnp.asarray(s0, jnp.float32), jnp.zeros([], jnp.int32)), jnp.full(
-            [], ENDLESS if unroll_length is None else unroll_length, jnp.int32
-        )
+        length = jnp.full([], ENDLESS if unroll_length is None else unroll_length, jnp.int32)
+        s = jnp.asarray(theta if s0 is None else s0, jnp.float32)
+        return ToyState(s, jnp.zeros([], jnp.int32)), length
 
     def step(theta, state, key, data):
         s, t = update(theta, state.s, key), state.t + 1
@@ -58,14 +58,19 @@ def accumulator(*, unroll_length: Annotated[int, Ge(1)] = 20, terminal: bool = F
 
     Args:
       unroll_length: T.
-      terminal: only the last loss counts (times T, so that the mean is it): T, and K when truncated.
+      terminal: the first state is theta, not 0, and only the last loss counts (times T, so that the mean is
+        it): the gradient is T + 1, and K when truncated.
     """
     length = unroll_length
     system = _toy(
-        lambda theta, s, key: s + theta, lambda s: s, 0.0, length, loss_period=length if terminal else 1
+        lambda theta, s, key: s + theta,
+        lambda s: s,
+        None if terminal else 0.0,
+        length,
+        loss_period=length if terminal else 1,
     )
     if terminal:
-        return Toy(system, jnp.float32(0.3), lambda sigma, period: float(length), lambda k: float(k))
+        return Toy(system, jnp.float32(0.3), lambda sigma, period: length + 1.0, lambda k: k + float(k == length))
     return Toy(system, jnp.float32(0.3), lambda sigma, period: (length + 1) / 2, lambda k: (k + 1) / 2)
 
 

@@ -11,7 +11,7 @@ from meta_train.core.perturb import SKETCH, sketch
 from meta_train.core.system import UnrolledSystem
 from meta_train.estimators import nres, pes
 from meta_train.testing import toys
-from meta_train.testing.conformance import to_host
+from meta_train.testing.loop import to_host
 
 
 @pytest.fixture(scope="module")

@@ -16,21 +16,16 @@ from meta_train.core import combine
 from meta_train.core.system import UnrolledSystem
 from meta_train.estimators import ESTIMATORS
 from meta_train.estimators.noise import Noise, draw, set_sigma
-from meta_train.testing import conformance as testing
-from meta_train.testing import toys
-from meta_train.testing.conformance import Subject, check_unbiased, compare, sample_gradients
+from meta_train.testing import loop, toys
+from meta_train.testing.conformance import check_unbiased, compare, sample_gradients
+from meta_train.testing.subject import Subject
 
 EVERYTHING = Noise(
     cohort=4, orthogonal=True, common="cohort", final_sigma=0.05, decay_steps=10, scales={"b/*": 2.0}
 )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def linear(gradient):
@@ -76,7 +71,7 @@ def test_orthogonal_pairs_with_shared_problems_and_scaled_leaves_stay_unbiased(n
 )
 def test_the_outer_loop_can_rely_on_every_option_together(name):
     """Resumes bit by bit, compiles once, same answer on 4 devices (a cohort on two of them), and so on."""
-    found = testing.check_loop(Subject(functools.partial(ESTIMATORS[name], noise=EVERYTHING)))
+    found = loop.check_loop(Subject(functools.partial(ESTIMATORS[name], noise=EVERYTHING)))
     assert {n: check.detail for n, check in found.items() if not check.passed} == {}
 
 

@@ -31,7 +31,8 @@ def chain(
       theta: held fixed.
       key: consumed.
       data: passed on to the estimator.
-      num_windows: consecutive windows; T / K of them, or a multiple, weigh every phase of an inner problem alike.
+      num_windows: consecutive windows; T / K of them, or a multiple, weigh every phase of an inner problem
+        alike.
       burn_in: windows before those, T / K for a staggered start.
       average: what of an estimate is averaged over the windows, a tree of arrays.
       each: what of every estimate is returned, those of the burn-in included.

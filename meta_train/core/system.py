@@ -35,7 +35,8 @@ class UnrolledSystem(NamedTuple):
         depend on the key, never on theta, so that both halves of a pair end together.
       step: `(theta, state, key, data) -> (state, loss f32[])`. Lower loss is better. The
         meta-objective is E[sum of the losses of an inner problem] / E[T]: the mean loss per step. Where T is
-        random this is not the mean over inner problems of their own mean losses, as longer problems count more.
+        random this is not the mean over inner problems of their own mean losses, as longer problems count
+        more.
       length_multiple: every length that `init` returns is a multiple of this (T itself where T is
         constant; 0 for an endless problem, whose length is `ENDLESS`). K must divide it.
       max_length: the longest T; None for an endless problem. Equal to `length_multiple` where T is constant.
@@ -124,7 +125,8 @@ def restart_if(
 def begin_window(
     system: UnrolledSystem, theta: Theta, rollout: Rollout, restarted: jax.Array, key: jax.Array
 ) -> Rollout:
-    """The rollout at the start of a window: a fresh inner problem if `restarted` (bool[]). The key is consumed.
+    """The rollout at the start of a window: a fresh inner problem if `restarted` (bool[]). The key is
+    consumed.
 
     The first window of a run starts its inner problem here too, at the theta of the window, so that what
     theta does to a fresh state is part of every window's gradient. Its staggered length stays.

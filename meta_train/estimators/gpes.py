@@ -78,8 +78,8 @@ def gpes(
 
     Bias: none for the smoothed objective (theta + independent noise per block of `noise_period`
       steps), theta frozen during an inner problem.
-    Variance: `d b sum_i |g_i|^2 + |sum_i g_i|^2` for a linear loss in block b, d = |theta|, g_i its gradient by
-      the theta of block i.
+    Variance: `d b sum_i |g_i|^2 + |sum_i g_i|^2` for a linear loss in block b, d = |theta|, g_i its gradient
+      by the theta of block i.
     Cost: 2 K steps of a pair; memory 2 |inner state|, |theta| for xi (none if `noise_period` is
       None), 2 |theta| while a window runs.
     Reduces to: PES (`noise_period` = K); NRES (`noise_period` = None or >= T); full ES (K = T).
@@ -173,9 +173,9 @@ def pes(
     `xi <- (0 if restarted else xi) + eps / sigma^2; grad = xi * mean(L+ - L-) / 2`, eps new in every window.
 
     Bias: none for the objective smoothed by independent noise per window, theta frozen.
-    Variance: `d w sum_j |g_j|^2 + |sum_j g_j|^2` for a linear loss in window w, d = |theta|, g_j its gradient by
-      the theta of window j. NRES's is `(d + 1) |sum_j g_j|^2`: never more, the same where all g_j are equal, and
-      less without bound where they cancel.
+    Variance: `d w sum_j |g_j|^2 + |sum_j g_j|^2` for a linear loss in window w, d = |theta|, g_j its gradient
+      by the theta of window j. NRES's is `(d + 1) |sum_j g_j|^2`: never more, the same where all g_j are
+      equal, and less without bound where they cancel.
     Cost: 2 K steps of a pair; memory 2 |inner state| + |theta|, and 2 |theta| while a window runs.
     Reduces to: `gpes(noise_period=K)`; truncated ES where T = K.
 
@@ -212,8 +212,8 @@ def nres(
     `grad = eps / sigma^2 * mean(L+ - L-) / 2`, eps drawn at the restart and kept for the whole inner problem.
 
     Bias: none for the objective smoothed by one perturbation per inner problem, theta frozen.
-    Variance: `(d + 1) |G|^2` for a linear loss, d = |theta|, G the gradient of the window's loss: the least among
-      `gpes` periods for one window.
+    Variance: `(d + 1) |G|^2` for a linear loss, d = |theta|, G the gradient of the window's loss: the least
+      among `gpes` periods for one window.
     Cost: 2 K steps of a pair; memory 2 |inner state| and a key, and 2 |theta| while a window runs.
     Reduces to: `gpes(noise_period=None)`; truncated ES where T = K.
 

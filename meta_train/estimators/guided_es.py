@@ -46,15 +46,15 @@ def guided_es(
 ) -> GradientEstimator:
     """PES with noise along truncated gradients or across them (after Maheswaranathan et al. 2019).
 
-    U is an orthonormal basis of the last k truncated gradients. All noise of an inner problem lies in the span
-    of U with probability 1 - a, outside of it with probability a; `xi <- (0 if restarted else xi) + eps / sigma^2;
-    grad = xi * mean(L+ - L-) / (2 p)`, p the probability of what was drawn.
+    U is an orthonormal basis of the last k truncated gradients. All noise of an inner problem lies in the
+    span of U with probability 1 - a, outside of it with probability a; `xi <- (0 if restarted else xi) + eps
+    / sigma^2; grad = xi * mean(L+ - L-) / (2 p)`, p the probability of what was drawn.
 
     Bias: none for linear and quadratic losses; otherwise both parts of the gradient are that of the objective
       smoothed by noise in their own space (theta frozen).
-    Variance: `V(k, U g) / (1 - a) + V(d - k, g - U g) / a` and the products of both means, V(d, g) being PES's: in
-      the first window `(k + 2) / (1 - a) - 1` times |g|^2 where the surrogates hold the whole gradient, `(d - k
-      + 2) / a - 1` where they hold nothing of it; PES has d + 1.
+    Variance: `V(k, U g) / (1 - a) + V(d - k, g - U g) / a` and the products of both means, V(d, g) being
+      PES's: in the first window `(k + 2) / (1 - a) - 1` times |g|^2 where the surrogates hold the whole
+      gradient, `(d - k + 2) / a - 1` where they hold nothing of it; PES has d + 1.
     Cost: about 6 K steps; memory 3 |inner state| + (k + 1) |theta|, and K |inner state| and (k + 3) |theta|
       while a window runs.
     Needs: a system that is differentiable in theta and state.

@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-import math
+import operator
 import re
 import typing
 from collections.abc import Callable
@@ -40,12 +40,13 @@ PATHWISE = RETURNS + (
 def factory(
     *, differentiates: bool = False, returns: str = RETURNS
 ) -> Callable[[Callable[P, GradientEstimator]], Callable[P, GradientEstimator]]:
-    """Decorates `(system, *, options) -> GradientEstimator`: checks what it is given, completes its docstring.
+    """Decorates `(system, *, options) -> GradientEstimator`: checks its options, completes its docstring.
 
     Before the factory runs, a ValueError that begins with the option's name refuses a number out of the range
-    of its annotated type, a `truncation_length` that does not divide the lengths of the system, a `noise_period`
-    that is not a multiple of it, and, if the factory `differentiates`, a system without gradients.
-    The docstring gets `Args`, `Returns` and `Raises`, with `TEXTS` for the options that it does not describe.
+    of its annotated type, a `truncation_length` that does not divide the lengths of the system, a
+    `noise_period` that is not a multiple of it, and, if the factory `differentiates`, a system without
+    gradients. The docstring gets `Args`, `Returns` and `Raises`, with `TEXTS` for the options that it does
+    not describe.
     """
 
     def decorate(make: Callable[P, GradientEstimator]) -> Callable[P, GradientEstimator]:
@@ -88,19 +89,26 @@ def check_range(name: str, kind: Any, value: Any) -> None:
     whole = any(typing.get_args(member)[:1] == (int,) for member in members)
     if not isinstance(value, Integral if whole else Real):
         raise ValueError(f"{name} must be a {'whole ' * whole}number, got {value!r}")
-    low = next((b for b in bounds if isinstance(b, Ge | Gt)), None)
-    high = next((b for b in bounds if isinstance(b, Le | Lt)), None)
-    least: Any = -math.inf if low is None else low.ge if isinstance(low, Ge) else low.gt
-    most: Any = math.inf if high is None else high.le if isinstance(high, Le) else high.lt
-    number: Any = value
-    above = number >= least if isinstance(low, Ge) else number > least
-    below = number <= most if isinstance(high, Le) else number < most
-    if not (above and below):
-        if high is None:
-            text = f"{'>=' if isinstance(low, Ge) else '>'} {least}"
-        else:
-            text = f"in {'[' if isinstance(low, Ge) else '('}{least}, {most}{']' if isinstance(high, Le) else ')'}"
-        raise ValueError(f"{name} must be {text}, got {value}")
+    if all(_TESTS[type(bound)][0](value, _limit(bound)) for bound in bounds):
+        return
+    text = " and ".join(f"{_TESTS[type(bound)][1]} {_limit(bound)}" for bound in bounds)
+    if len(bounds) == 2:
+        low, high = bounds
+        ends = "[" if isinstance(low, Ge) else "(", "]" if isinstance(high, Le) else ")"
+        text = f"in {ends[0]}{_limit(low)}, {_limit(high)}{ends[1]}"
+    raise ValueError(f"{name} must be {text}, got {value}")
+
+
+_TESTS: dict[type, tuple[Callable[[Any, Any], bool], str]] = {
+    Ge: (operator.ge, ">="),
+    Gt: (operator.gt, ">"),
+    Le: (operator.le, "<="),
+    Lt: (operator.lt, "<"),
+}
+
+
+def _limit(bound: Any) -> Any:
+    return getattr(bound, type(bound).__name__.lower())
 
 
 def _complete(doc: str, signature: inspect.Signature, returns: str) -> str:

@@ -36,7 +36,7 @@ def window_loss(
 def of_floats(
     window: Callable[[Any, Rollout], Any], rollout: Rollout
 ) -> Callable[[Any, list[jax.Array]], tuple[tuple[list[jax.Array], jax.Array], Rollout]]:
-    """`(theta, floats) -> ((floats, mean loss), rollout)`: a window by the float leaves of its first state."""
+    """`(theta, floats) -> ((floats, mean loss), rollout)`: a window from the float leaves of a state."""
 
     def function(theta, floats):
         loss, (_, end) = window(theta, rollout._replace(state=with_floats(rollout.state, floats)))

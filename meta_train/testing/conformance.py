@@ -32,7 +32,7 @@ def sample_gradients(
     num_windows: int,
     burn_in: int = 0,
 ) -> np.ndarray:
-    """Independent estimates at a fixed theta: f64[num_samples, |theta|], each the mean over a chain's windows."""
+    """Estimates of independent chains at a fixed theta: f64[num_samples, |theta|], means over windows."""
 
     def one(key):
         options: Any = {"num_windows": num_windows, "burn_in": burn_in}
@@ -42,7 +42,7 @@ def sample_gradients(
 
 
 def quick(function: Callable[..., Any], keys: jax.Array) -> Any:
-    """`function(keys)` in float64, compiled in a hurry: the optimiser's passes cost more than they save here."""
+    """`function(keys)` in float64, compiled without the optimiser's passes: they cost more than they save."""
     run = jax.jit(function).lower(keys).compile({"xla_backend_optimization_level": "0"})
     return jax.tree.map(lambda x: np.asarray(x, np.float64), run(keys))
 

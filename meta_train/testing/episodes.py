@@ -14,7 +14,7 @@ EPISODES, SAMPLES, LENGTH = 6, 4096, 4
 
 
 def check_episodes(subject: Subject) -> dict[str, Check]:
-    """4096 chains of six inner problems of the accumulator (T = 4, K = 2, theta one number), two particles or more.
+    """4096 chains of six inner problems of the accumulator: T = 4, K = 2, theta one number, N at least 2.
 
     "forgets": the variance of a window is no larger after a restart than in the first inner problem
     (something of the old one was kept). "fresh noise": the first and the second inner problem are
@@ -22,7 +22,8 @@ def check_episodes(subject: Subject) -> dict[str, Check]:
     "loss": the mean of the reported losses is the mean loss per step. Each |z| < 4, false alarm 6e-5.
     """
     particles = max(2, subject.num_particles)
-    toy, window = toys.accumulator(unroll_length=LENGTH), LENGTH // 2 if truncates(subject.factory) else LENGTH
+    toy = toys.accumulator(unroll_length=LENGTH)
+    window = LENGTH // 2 if truncates(subject.factory) else LENGTH
     estimator = build(
         subject.factory,
         toy.system,

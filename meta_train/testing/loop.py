@@ -106,11 +106,11 @@ def check_loop(subject: Subject) -> dict[str, Check]:
     """What the outer loop needs of an estimator, on `probe`, with two compiled programs.
 
     "state": every leaf of the state is [N, ...] and keeps its shape and dtype, and the gradient has those of
-    theta. "compiles once": 20 outer steps trace the system no more often than the first. "resumes": bit by bit
-    the same from a host copy. "zero": a loss that theta does not move has gradient exactly 0. "fresh keys":
-    that loss is another one in the next window. "diverges": particles whose loss is not finite leave the
-    gradient finite, are reported one by one, restart as a new inner problem in the next window, and push theta
-    away from where the loss is infinite. "devices" (where there are several): one device, same theta.
+    theta. "compiles once": 20 outer steps trace the system no more often than the first. "resumes": bit by
+    bit the same from a host copy. "zero": a loss that theta does not move has gradient exactly 0. "fresh
+    keys": that loss is another one in the next window. "diverges": particles whose loss is not finite leave
+    the gradient finite, are reported one by one, restart as a new inner problem in the next window, and push
+    theta away from where the loss is infinite. "devices" (where there are several): one device, same theta.
     """
     traces, data = [], probe_data()
     estimator, loop = _probe_run(subject, traces=traces)
@@ -181,8 +181,8 @@ def _check_divergence(subject, estimator, loop, state) -> Check:
     passed = finite and matched and renewed and moved <= 0 and kinds[0] == kinds[1]
     return Check(
         bool(passed),
-        f"{bad.mean():.0%} diverged; each restarted: {matched}, as a new problem: {bool(renewed)}; all finite: "
-        f"{finite}; gradient like theta: {kinds[0] == kinds[1]}; theta moved by {moved:.2g}",
+        f"{bad.mean():.0%} diverged; each restarted: {matched}, as a new problem: {bool(renewed)}; "
+        f"all finite: {finite}; gradient like theta: {kinds[0] == kinds[1]}; theta moved by {moved:.2g}",
     )
 
 

@@ -38,7 +38,7 @@ class ToyState(NamedTuple):
 
 
 def _toy(update, loss, s0, unroll_length, *, loss_period=1):
-    """A system `s <- update(theta, s, key)`, with `loss(s)` every `loss_period` steps; s0 None: theta itself."""
+    """`s <- update(theta, s, key)`, with `loss(s)` every `loss_period` steps; the first s is s0, or theta."""
 
     def init(theta, key):
         length = jnp.full([], ENDLESS if unroll_length is None else unroll_length, jnp.int32)
@@ -70,7 +70,8 @@ def accumulator(*, unroll_length: Annotated[int, Ge(1)] = 20, terminal: bool = F
         loss_period=length if terminal else 1,
     )
     if terminal:
-        return Toy(system, jnp.float32(0.3), lambda sigma, period: length + 1.0, lambda k: k + float(k == length))
+        truncated: Callable[[int], float] = lambda k: k + float(k == length)  # noqa: E731
+        return Toy(system, jnp.float32(0.3), lambda sigma, period: length + 1.0, truncated)
     return Toy(system, jnp.float32(0.3), lambda sigma, period: (length + 1) / 2, lambda k: (k + 1) / 2)
 
 

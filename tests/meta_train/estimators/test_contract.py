@@ -1,8 +1,9 @@
 """What every registered estimator must be, whoever wrote it: against closed-form truths and the outer loop.
 
 The tests run over `ESTIMATORS` with what `CLAIMS` says of them; an estimator without an entry there claims
-nothing of its mean. Statistical tests: 50 000 independent pairs, fixed keys, |z| < 4 (false alarm 6e-5 a number)
-at a standard error under 1 % of the truth, so that a bias of 5 % fails by more than one standard error.
+nothing of its mean. Statistical tests: 50 000 independent pairs, fixed keys, |z| < 4 (false alarm 6e-5 a
+number) at a standard error under 1 % of the truth, so that a bias of 5 % fails by more than one standard
+error.
 """
 
 import inspect

@@ -21,9 +21,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def tree_equal(a, b):
-    return jax.tree.all(
-        jax.tree.map(lambda x, y: np.array_equal(x, y), to_host(a), to_host(b))
-    )
+    return jax.tree.all(jax.tree.map(lambda x, y: np.array_equal(x, y), to_host(a), to_host(b)))
 
 
 def tree_close(a, b, rtol=1e-5, atol=1e-6):

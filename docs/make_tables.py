@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from learned_opt import LEARNED_OPTIMIZERS, LearnedOptimizer
 from meta_train.cli.describe import split_docstring
-from meta_train.estimators import ESTIMATORS
+from meta_train.estimators import CLAIMS, ESTIMATORS
 from tasks import NAMED, TASKS, TaskFamily, expand, make
 
 
@@ -47,14 +47,15 @@ def page(title: str, *lines: str, table: str) -> str:
     return "\n".join([f"# {title}", "", made, *lines, "", table])
 
 
-# Estimators whose mean is not the gradient, and what their tests assert instead.
-BIASED = {
-    "metz2019": "caught by every unbiasedness check; the known truncation bias",
-    "pes_analytic": "unbiased but for `product`, whose smoothing it mixes",
-    "reparam": "caught by every unbiasedness check; the known truncation bias",
-    "tbptt": "caught by every unbiasedness check; the known truncation bias",
-    "truncated_es": "caught by every unbiasedness check; the known truncation bias",
-}
+def test_of(name: str) -> str:
+    """What the contract tests assert of an estimator's mean."""
+    claim = CLAIMS.get(name)
+    if claim is None:
+        return "nothing is claimed of its mean"
+    if claim.smoothing is None:
+        return "every unbiasedness check catches it; the known truncation bias"
+    mixed = ", ".join(f"`{check.removeprefix('unbiased: ')}`" for check in claim.mixed)
+    return f"unbiased but for {mixed}, whose smoothing it mixes" if mixed else "all of it, unbiased"
 
 
 def estimators() -> str:
@@ -65,7 +66,7 @@ def estimators() -> str:
         needs = part(doc, "Needs") or "nothing but the losses"
         compute, _, memory = part(doc, "Cost").partition("; memory ")
         columns = [part(doc, key) for key in ("Bias", "Variance", "Reduces to", "Source")]
-        test = f"`check_estimator`: {BIASED.get(name, 'all of it, unbiased')}"
+        test = f"`check_estimator`: {test_of(name)}"
         rows.append(
             (
                 f"`{name}`",
@@ -94,7 +95,7 @@ def estimators() -> str:
         "Estimators of the outer gradient",
         "K is `truncation_length`, T the length of an inner problem, N `num_particles`; a window is K steps.",
         "Every claim of bias is tested against closed-form truths by `meta_train.testing.check_estimator`,",
-        "which checks your own estimators as well; `tests/meta_train/estimators/test_estimators.py` runs it",
+        "which checks your own estimators as well; `tests/meta_train/estimators/test_contract.py` runs it",
         "on these. `meta-train describe NAME` prints the options of each; those of the `noise` of PES, NRES,",
         "full ES, GPES and truncated ES are orthogonal pairs, common random numbers, schedules and scales of",
         "sigma.",

@@ -13,7 +13,7 @@ import pytest
 import learned_opt
 from meta_train.cli import main as cli
 from meta_train.core.system import UnrolledSystem
-from meta_train.estimators import ESTIMATORS
+from meta_train.estimators import CLAIMS
 from tasks import check_family
 
 ROOT = Path(__file__).parents[1]
@@ -197,7 +197,7 @@ def test_every_page_is_reached_from_the_overview():
 
 
 def test_the_short_table_of_estimators_names_every_one():
-    for name in ESTIMATORS:
+    for name in CLAIMS:
         assert f"`{name}`" in TEXTS["docs/choosing-an-estimator.md"], name
 
 

@@ -63,6 +63,8 @@ JIT = {
     "meta_train/run/experiment.py": "theta before a run",
     "meta_train/run/train.py": "the first state of a run",
     "meta_train/testing/conformance.py": "gradients of an estimator that is checked",
+    "meta_train/testing/episodes.py": "the same, window by window",
+    "meta_train/testing/loop.py": "the same, particle by particle",
 }
 
 
@@ -81,9 +83,8 @@ NOT_FINITE = {
     "meta_train/core/estimator.py": "a pathwise gradient counts as zero, and the particle restarts",
     "meta_train/estimators/dodge.py": "a directional derivative, likewise",
     "meta_train/estimators/guided_es.py": "a surrogate gradient guides nothing",
-    "meta_train/estimators/metz2019.py": "the mix leaves backpropagation out",
     "meta_train/estimators/pes_analytic.py": "falls back on PES",
-    "meta_train/estimators/pes_reparam.py": "falls back on PES",
+    "meta_train/estimators/reparam.py": "the mix leaves backpropagation out",
 }
 
 
@@ -193,7 +194,6 @@ LONG_FUNCTIONS = {
     "learned_opt/architectures/residual.py:residual",
     "learned_opt/architectures/rnn_mlp.py:rnn_mlp",
     "meta_train/core/rotation.py:make_mixture_step",
-    "meta_train/estimators/gpes.py:gpes",
     "meta_train/evaluation/curves.py:trainer",
     "meta_train/population/engine.py:engine",
     "meta_train/run/train.py:run",

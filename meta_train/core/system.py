@@ -187,6 +187,30 @@ def unroll(
     return Rollout(state, rollout.t + num_steps, rollout.length, bad.any(), held), losses
 
 
+def window_loss(
+    system: UnrolledSystem,
+    restarted: jax.Array,
+    key_restart: jax.Array,
+    key_unroll: jax.Array,
+    data: Any,
+    num_steps: int,
+    *,
+    remat: Remat = True,
+) -> Callable[[Any, Rollout], tuple[jax.Array, tuple[jax.Array, Rollout]]]:
+    """`(theta, rollout) -> (mean loss, (losses f32[K], rollout))`: a window, with its restart inside.
+
+    What depended on the state before a restart has no part in the derivatives; what theta does to a
+    fresh state has. The keys are consumed; several calls (both halves of a pair) share them.
+    """
+
+    def window(theta, rollout):
+        begin = begin_window(system, theta, rollout, restarted, key_restart)
+        end, losses = unroll(system, theta, begin, key_unroll, data, num_steps, remat=remat)
+        return losses.mean(), (losses, end)
+
+    return window
+
+
 def check_truncation(system: UnrolledSystem, truncation_length: int) -> None:
     """Refuses a K that does not divide every length of the system (ValueError)."""
     if truncation_length < 1:

@@ -10,9 +10,9 @@ from jax.flatten_util import ravel_pytree
 
 from meta_train.core import perturb
 from meta_train.core.estimator import GradientEstimator, OneParticle, from_particle
-from meta_train.core.system import Rollout, UnrolledSystem, finished, start
+from meta_train.core.system import Rollout, UnrolledSystem, finished, start, window_loss
 from meta_train.estimators.options import Count, Positive, factory
-from meta_train.estimators.window import difference, window_loss
+from meta_train.estimators.window import difference
 
 
 class GuidedESState(NamedTuple):
@@ -95,7 +95,7 @@ def _estimate_one(system, num_steps, sigma, num_surrogates, isotropy, theta, sta
     drawn = ~jax.random.bernoulli(jax.random.fold_in(key_restart, 0), isotropy)
     guided = jnp.where(restarted, drawn, state.guided)
     flat, unravel = ravel_pytree(theta)
-    noise = perturb.unflatten(jax.random.normal(key_eps, flat.shape, flat.dtype), flat)
+    noise, _ = ravel_pytree(perturb.gaussian_like(key_eps, theta))
     chance = 1.0
     if isotropy < 1 and num_surrogates < flat.size:
         noise = part_of(noise, state.surrogates, guided)

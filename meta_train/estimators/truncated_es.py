@@ -1,5 +1,6 @@
 """Truncated evolution strategies."""
 
+from functools import partial
 from typing import Literal, NamedTuple
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 
 from meta_train.core import perturb
 from meta_train.core.estimator import GradientEstimator, OneParticle, from_particle
-from meta_train.core.system import Rollout, UnrolledSystem, finished, start
+from meta_train.core.system import Rollout, UnrolledSystem, finished, start, window_loss
 from meta_train.estimators.noise import (
     PLAIN,
     Noise,
@@ -20,7 +21,7 @@ from meta_train.estimators.noise import (
     stagger_key,
 )
 from meta_train.estimators.options import Count, Positive, factory
-from meta_train.estimators.window import difference, window_loss
+from meta_train.estimators.window import difference
 
 
 class TruncatedESState(NamedTuple):
@@ -77,7 +78,7 @@ def truncated_es(
 
     return from_particle(
         init_one,
-        lambda *args: _estimate_one(system, truncation_length, sigma, signs, delta_clip, noise, *args),
+        partial(_estimate_one, system, truncation_length, sigma, signs, delta_clip, noise),
         num_particles,
         len(signs) * truncation_length,
         keys=particle_keys(noise),

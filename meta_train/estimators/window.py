@@ -1,4 +1,4 @@
-"""One window as a function to be differentiated: of theta, of a rollout, of the float leaves of its state."""
+"""Small pieces of several estimators: windows by the float leaves of a state, and differences of pairs."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,31 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from meta_train.core.system import Remat, Rollout, UnrolledSystem, begin_window, unroll
-
-
-def window_loss(
-    system: UnrolledSystem,
-    restarted: jax.Array,
-    key_restart: jax.Array,
-    key_unroll: jax.Array,
-    data: Any,
-    num_steps: int,
-    *,
-    remat: Remat = True,
-) -> Callable[[Any, Rollout], tuple[jax.Array, tuple[jax.Array, Rollout]]]:
-    """`(theta, rollout) -> (mean loss, (losses f32[K], rollout))`: a window, with its restart inside.
-
-    What depended on the state before a restart has no part in the derivatives; what theta does to a
-    fresh state has. The keys are consumed; several calls (both halves of a pair) share them.
-    """
-
-    def window(theta, rollout):
-        begin = begin_window(system, theta, rollout, restarted, key_restart)
-        end, losses = unroll(system, theta, begin, key_unroll, data, num_steps, remat=remat)
-        return losses.mean(), (losses, end)
-
-    return window
+from meta_train.core.system import Rollout
 
 
 def of_floats(

@@ -8,7 +8,7 @@ from annotated_types import Gt
 
 from meta_train.core.estimator import GradientEstimator, whole_length
 from meta_train.core.system import Remat, UnrolledSystem
-from meta_train.estimators.options import PATHWISE, Count, factory
+from meta_train.estimators.factory import PATHWISE, Count, factory
 from meta_train.estimators.tbptt import tbptt
 
 

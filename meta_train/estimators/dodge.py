@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from meta_train.core import perturb
 from meta_train.core.estimator import GradientEstimator, OneParticle, from_particle
 from meta_train.core.system import Rollout, UnrolledSystem, finished, start, window_loss
-from meta_train.estimators.options import PATHWISE, Count, factory
+from meta_train.estimators.factory import PATHWISE, Count, factory
 from meta_train.estimators.window import floats_of, of_floats
 
 

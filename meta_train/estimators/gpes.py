@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from meta_train.core import perturb
 from meta_train.core.estimator import GradientEstimator, OneParticle, from_particle, whole_length
 from meta_train.core.system import Rollout, UnrolledSystem, finished, restart_if, start, unroll
+from meta_train.estimators.factory import Count, Positive, factory
 from meta_train.estimators.noise import (
     PLAIN,
     Noise,
@@ -20,7 +21,6 @@ from meta_train.estimators.noise import (
     sigma_now,
     stagger_key,
 )
-from meta_train.estimators.options import Count, Positive, factory
 from meta_train.estimators.window import difference
 
 

@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 from meta_train.core import perturb
 from meta_train.core.estimator import GradientEstimator, OneParticle, from_particle
 from meta_train.core.system import Rollout, UnrolledSystem, finished, start, window_loss
-from meta_train.estimators.options import Count, Positive, factory
+from meta_train.estimators.factory import Count, Positive, factory
 from meta_train.estimators.window import difference
 
 

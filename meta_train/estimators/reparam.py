@@ -9,7 +9,7 @@ from annotated_types import Ge, Lt
 from meta_train.core import perturb
 from meta_train.core.estimator import GradientEstimator, OneParticle, from_particle, pathwise
 from meta_train.core.system import Rollout, UnrolledSystem, finished, start, window_loss
-from meta_train.estimators.options import PATHWISE, Count, Positive, factory
+from meta_train.estimators.factory import PATHWISE, Count, Positive, factory
 from meta_train.estimators.window import difference
 
 

@@ -9,7 +9,7 @@ from jax.flatten_util import ravel_pytree
 from meta_train.core import perturb
 from meta_train.core.estimator import GradientEstimator, from_particle, pathwise
 from meta_train.core.system import Rollout, UnrolledSystem, finished, start, window_loss
-from meta_train.estimators.options import PATHWISE, Count, Positive, factory
+from meta_train.estimators.factory import PATHWISE, Count, Positive, factory
 from meta_train.estimators.window import floats_of, of_floats
 
 

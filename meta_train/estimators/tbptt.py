@@ -4,7 +4,7 @@ import jax
 
 from meta_train.core.estimator import GradientEstimator, from_particle, pathwise, whole_length
 from meta_train.core.system import Remat, UnrolledSystem, finished, start, window_loss
-from meta_train.estimators.options import PATHWISE, Count, factory
+from meta_train.estimators.factory import PATHWISE, Count, factory
 
 
 @factory(differentiates=True, returns=PATHWISE)

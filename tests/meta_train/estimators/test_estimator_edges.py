@@ -86,7 +86,7 @@ def truth():
 def test_holding_diverged_rollouts_estimates_the_absorbing_objective(name, truth):
     """60 000 chains, |z| < 4 (false alarm 6e-5); the truth's own error is a small part of the standard error.
 
-    Where diverged pairs restart, what their inner problems would still have lost is dropped: 10 % off or more.
+    Where diverged pairs restart, what the inner problems would still have lost is dropped: 10 % off or more
     """
     theta, sigma, found = jnp.float32(1.2), 0.05, {}
     for hold in (True, False):

@@ -193,6 +193,7 @@ LONG_FUNCTIONS = {
     "learned_opt/architectures/mlp_nominal.py:mlp_nominal",
     "learned_opt/architectures/residual.py:residual",
     "learned_opt/architectures/rnn_mlp.py:rnn_mlp",
+    "learned_opt/architectures/spectral.py:spectral",
     "meta_train/core/rotation.py:make_mixture_step",
     "meta_train/evaluation/curves.py:trainer",
     "meta_train/population/engine.py:engine",

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.tree_util import tree_leaves_with_path
 
 from learned_opt.architectures.explicit_mesh import on_mesh_of_params, sharded_by_compiler
 from learned_opt.architectures.options import check_num_steps
@@ -104,7 +105,11 @@ def skipping_nonfinite(
         ok = functools.reduce(jnp.logical_and, finite)
 
         def chosen(new, old):
-            return jax.tree.map(lambda x, y: jnp.where(ok, x, y), new, old)
+            # By the names of leaves: Flax NNX hands a NamedTuple back as a mapping, whose order is another.
+            kept = {jax.tree_util.keystr(path, simple=True): x for path, x in tree_leaves_with_path(old)}
+            return jax.tree_util.tree_map_with_path(
+                lambda path, x: jnp.where(ok, x, kept[jax.tree_util.keystr(path, simple=True)]), new
+            )
 
         zeros = jax.tree.map(jnp.zeros_like, grads)
         steps, after = update(chosen(grads, zeros), state, params, value)

@@ -224,6 +224,7 @@ def test_no_function_is_over_60_lines():
 SAME_NAME = {
     "base.py": "the types of a package",
     "celo.py": "Celo's architecture, and the importer of Celo's weights",
+    "files.py": "reads and writes the files of a checkpoint, of an evaluation",
     "format.py": "the files of an artefact, those of a checkpoint",
     "load.py": "reads an artefact, reads a config",
     "report.py": "tables and pictures of a result",

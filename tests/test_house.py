@@ -175,6 +175,7 @@ def test_a_gradient_passes_through_six_files(name, rule):
 
 # Files over 300 lines.
 LONG_FILES = {
+    "learned_opt/architectures/features.py",
     "meta_train/diagnose/diagnose.py",
     "tasks/data/datasets.py",
     "benchmarks/floors.py",
@@ -191,6 +192,7 @@ LONG_FUNCTIONS = {
     "benchmarks/floors.py:adafac_mlp",
     "learned_opt/architectures/hyper.py:hypernetwork_optimizer",
     "learned_opt/architectures/mlp_nominal.py:mlp_nominal",
+    "learned_opt/architectures/nn_adam.py:nn_adam",
     "learned_opt/architectures/residual.py:residual",
     "learned_opt/architectures/rnn_mlp.py:rnn_mlp",
     "learned_opt/architectures/spectral.py:spectral",

@@ -19,6 +19,7 @@ from learned_opt.importers.tensors import TORCH_SUFFIXES
 __all__ = ["Foreign", "ImportProblem", "SettingProblem", "convert", "read"]
 
 FILE_NAMES = ("model.safetensors", "theta.state", "params")
+NUMBERED = rf"params_\d+|theta_\d+\.state|.+({'|'.join(map(re.escape, TORCH_SUFFIXES))})"
 
 
 def read(source: str | os.PathLike, **settings: Any) -> Foreign:
@@ -27,7 +28,8 @@ def read(source: str | os.PathLike, **settings: Any) -> Foreign:
     Args:
       source: one of these, or the directory that holds it:
         `params` or `params_<outer step>` of google/learned_optimization (with `config.gin` beside it);
-        `theta.state` of amoudgl/celo; `model.safetensors` (with `config.json`) or a `.pt` state dict of PyLO.
+        `theta.state` or `theta_<outer step>.state` of amoudgl/celo;
+        `model.safetensors` (with `config.json`) or a `.pt` state dict of PyLO.
       **settings: what the files do not say, under the source's own names: `optimizer`, its class or name
         there, and arguments of its constructor. `config` is the gin file if it lies elsewhere; `rnn` or
         `mlp` the other half of PyLO's VeLO. docs/importing.md lists them.
@@ -72,16 +74,13 @@ def _find(source: Path) -> Path:
     """The file of meta-parameters in a directory; the source itself, if it is no directory."""
     if not source.is_dir():
         return source
-    for name in FILE_NAMES:
-        if (source / name).is_file():
-            return source / name
-    names = sorted(path.name for path in source.iterdir() if path.is_file())
-    found = [
-        name for name in names if Path(name).suffix in TORCH_SUFFIXES or re.fullmatch(r"params_\d+", name)
-    ]
+    names = sorted(path.name for path in source.iterdir())
+    found = [name for name in FILE_NAMES if name in names]
+    found = found[:1] or [name for name in names if re.fullmatch(NUMBERED, name)]
     if len(found) != 1:
-        what = (
-            f"several: name one of {', '.join(found)}" if found else f"none of {', '.join(FILE_NAMES)}, *.pt"
-        )
-        raise ImportProblem(f"{source} should hold one file of meta-parameters, but holds {what}")
+        there = f"several: name one of {', '.join(found)}"
+        if not found:
+            there = f"none of {', '.join(FILE_NAMES)}, theta_*.state, params_*, *.pt; it holds "
+            there += ", ".join(names[:8] + ["..."] * (len(names) > 8)) or "nothing"
+        raise ImportProblem(f"{source} should hold one file of meta-parameters, but holds {there}")
     return source / found[0]

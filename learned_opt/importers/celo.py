@@ -1,56 +1,51 @@
 """Files `theta.state` of amoudgl/celo: bare meta-parameters in flax's msgpack."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from learned_opt.importers.flax_msgpack import flatten
-from learned_opt.importers.foreign import File, Foreign, count, digests, size, theta_of
-from learned_opt.importers.settings import Arg, Table, choose, resolve, to_options
+from learned_opt.importers.foreign import Class, File, Foreign, imported
+from learned_opt.importers.learned_optimization import ADAFAC_DECAYS, MULTS, RNN_MLP
+from learned_opt.importers.settings import Arg, choose
 
-_MULTS = {"step_mult": Arg("step_mult", 0.001), "exp_mult": Arg("exp_mult", 0.001)}
-_ADAFAC = {
-    **_MULTS,
-    "initial_momentum_decays": Arg("momentum_decays", (0.9, 0.99, 0.999)),
-    "initial_rms_decays": Arg("rms_decays", (0.999,)),
-    "initial_adafactor_decays": Arg("factored_decays", (0.9, 0.99, 0.999)),
-}
-_RNN_MLP = {
-    "step_multiplier": Arg("step_mult", 0.001),
-    "magnitude_rate": Arg("exp_mult", 0.001),
-    "decays": Arg("decays", (0.5, 0.9, 0.99, 0.999, 0.9999)),
-}
-_NN_ADAM = {"output_scale": Arg("output_scale", 0.01)}
 # The rate and the decay are applied outside of `scale_by_celo2`: they are the user's.
 _CELO2 = {"learning_rate": Arg("learning_rate", 0.001, ask=True), "weight_decay": Arg("weight_decay", 0.0)}
+# What matches regex_1d goes to Adam. The names of leaves are the user's, so it is asked for.
+_CELO2_ADAM = {
+    "regex_1d": Arg("", "/b$", ask=True),
+    "mult_1d": Arg("vector_lr_mult", 20.0),
+    "adam_b1": Arg("", 0.9),
+    "adam_b2": Arg("", 0.95),
+    "adam_epsilon": Arg("adam_eps", 1e-8),
+}
 
 
-class Variant(NamedTuple):
-    """An optimizer that celo's own factory builds by name.
-
-    Attributes:
-      architecture: ours.
-      options: what the name stands for.
-      table: what else can be set, with the class defaults.
-    """
-
-    architecture: str
-    options: dict[str, Any]
-    table: Table
+def _celo2_adam(settings: Mapping[str, Any]) -> dict[str, Any]:
+    paths = settings["regex_1d"] or "^$"  # an empty expression is none there
+    return {
+        "adam_paths": paths,
+        "adam_betas": (settings["adam_b1"], settings["adam_b2"]),
+        "orthogonalise": True,
+    }
 
 
+# The optimizers that celo's own factory builds by name; what can be set has the defaults of the classes.
+_CELO2_BASE = Class("celo2", _CELO2, lambda _: {"orthogonalise": False})
 VARIANTS = {
-    "celo": Variant("celo", {"phase": 2}, _MULTS),
-    "celo_phase1": Variant("celo", {"phase": 1}, _MULTS),
-    "velo_4000": Variant("velo", {"bank_mult": 100.0}, _MULTS),
-    "velo_s": Variant("velo", {"bank_mult": 1.0}, _MULTS),
-    "velo": Variant("velo", {"bank_mult": 1.0}, _MULTS),
-    "rnn_mlp": Variant("rnn_mlp", {}, _RNN_MLP),
-    "adafac_mlp": Variant("adafac_mlp", {}, _ADAFAC),
-    "nnadam": Variant("nn_adam", {}, _NN_ADAM),
-    "celo2": Variant("celo2", {"orthogonalise": True}, _CELO2),
-    "celo2_base": Variant("celo2", {"orthogonalise": False}, _CELO2),
+    "celo": Class("celo", MULTS, lambda _: {"phase": 2}),
+    "celo_phase1": Class("celo", MULTS, lambda _: {"phase": 1}),
+    "celo_adam": Class("celo_adam", {"step_mult": MULTS["step_mult"]}),
+    "velo_4000": Class("velo", MULTS, lambda _: {"bank_mult": 100.0}),
+    "velo_s": Class("velo", MULTS, lambda _: {"bank_mult": 1.0}),
+    "velo": Class("velo", MULTS, lambda _: {"bank_mult": 1.0}),
+    "rnn_mlp": Class("rnn_mlp", RNN_MLP),
+    "adafac_mlp": Class("adafac_mlp", MULTS | ADAFAC_DECAYS),
+    "nnadam": Class("nn_adam", {"output_scale": Arg("output_scale", 0.01)}),
+    "celo2": Class("celo2", _CELO2 | _CELO2_ADAM, _celo2_adam),
+    "celo2base": _CELO2_BASE,
+    "celo2_base": _CELO2_BASE,  # what this importer called it once
 }
 
 
@@ -61,27 +56,17 @@ def read_theta(file: File, tree: Any, settings: Mapping[str, Any]) -> Foreign:
       file: `theta.state`.
       tree: what it holds.
       settings: `optimizer`, a key of VARIANTS (the file does not say: Celo's two phases, for one, have the
-        same tree); further settings have the class defaults, except Celo2's `learning_rate`.
+        same tree); further settings have the class defaults, except those of Celo2 that are asked for.
 
     Raises:
       SettingProblem: something is missing, unknown or not supported.
       ArtefactError: theta does not fit.
     """
-    settings = dict(settings)
     arrays = flatten(tree, file.name)
     name = choose("optimizer", settings, _candidates(arrays), file.name)
-    del settings["optimizer"]
-    architecture, options, table = VARIANTS[name]
-    used = resolve(name, table, settings, file.name)
-    options = options | sizes(architecture, arrays, file.name) | to_options(table, used)
-    theta = theta_of(architecture, options, arrays, file.name)
-    provenance = {
-        "format": "celo theta.state",
-        "files_sha256": digests(file),
-        "optimizer": name,
-        "settings": used,
-    }
-    return Foreign(architecture, options, theta, None, provenance)
+    given = {key: value for key, value in settings.items() if key != "optimizer"}
+    provenance = {"format": "celo theta.state", "optimizer": name}
+    return imported(name, VARIANTS[name], given, arrays, [file], file.name, provenance)
 
 
 def _candidates(arrays: Mapping[str, np.ndarray]) -> list[str]:
@@ -92,41 +77,10 @@ def _candidates(arrays: Mapping[str, np.ndarray]) -> list[str]:
     likely = {
         "celo2": first.startswith("ff_mod_stack") and not bank,
         "celo": bank and inputs == (18,),
+        "celo_adam": first.startswith("lstm_init_state") and inputs == (18,),
         "velo": bank and inputs == (30,),
         "rnn_mlp": first.startswith("ffmod_params"),
         "nn_adam": "per_layer_lr" in arrays,
         "adafac_mlp": "momentum_decays" in arrays,
     }
     return [name for name, variant in VARIANTS.items() if likely[variant.architecture]] or list(VARIANTS)
-
-
-def sizes(architecture: str, arrays: Mapping[str, np.ndarray], where: str) -> dict[str, int]:
-    """The options of an architecture that the shapes of its theta tell."""
-
-    def length(path: str, axis: int) -> int:
-        return size(arrays, path, axis, where, architecture)
-
-    match architecture:
-        case "celo":
-            return {
-                "lstm_hidden": length("lstm_init_state.hidden", 1),
-                "hidden": length("ff_mod_stack.~.b0", 1),
-            }
-        case "velo":
-            bank = {"bank": length("ff_mod_stack.~.b0", 0)}
-            return bank | sizes("celo", arrays, where)
-        case "celo2":
-            return {"hidden": length("ff_mod_stack.~.b0", 0)}
-        case "nn_adam":
-            return {"lstm_hidden": length("lstm_init_state.hidden", 1)}
-        case "adafac_mlp":
-            return {"hidden": length("nn.~.b0", 0), "num_hidden": count(arrays, "nn.~.b") - 1}
-        case _:  # rnn_mlp
-            return {
-                "hidden": length("ffmod_params.mlp/~/linear_0.b", 0),
-                "num_hidden": count(arrays, "ffmod_params.mlp/~/linear_", ".b") - 1,
-                "lstm_hidden": length("lstm_init_state.hidden", 1),
-                "from_mlp": length("initial_from_mlp", 0),
-                "from_lstm": length("initial_from_lstm", 0),
-                "lstm_to_ff": length("rnn_to_ff_params.rnn_to_ff.b", 0),
-            }

@@ -5,10 +5,12 @@ from typing import Any
 import ml_dtypes  # a dependency of jax
 import numpy as np
 
+from learned_opt.importers.foreign import as_float32
 from learned_opt.importers.settings import ImportProblem
 
 NDARRAY, NUMPY_SCALAR = 1, 3  # msgpack extension types, as flax numbers them
 CHUNKED = "__msgpack_chunked_array__"
+MOST_DEPTH, MOST_ENTRIES = 100, 100_000  # of all maps together
 
 
 def decode(raw: bytes, where: str) -> Any:
@@ -28,9 +30,23 @@ def decode(raw: bytes, where: str) -> Any:
         import msgpack
     except ImportError as error:
         raise ImportProblem(f"{where} is a msgpack file: reading it needs `pip install msgpack`") from error
+    entries = 0
+
+    def mapping(pairs):
+        nonlocal entries
+        entries += len(pairs)
+        if entries > MOST_ENTRIES:
+            raise ValueError(f"more than {MOST_ENTRIES:,} entries")
+        return dict(pairs)
+
+    def sequence(items):
+        raise ValueError(f"a list of {len(items)}, where arrays and maps are expected")
+
+    limits = {"max_array_len": MOST_ENTRIES, "max_map_len": MOST_ENTRIES}
+    hooks = {"ext_hook": _extension, "object_pairs_hook": mapping, "list_hook": sequence}
     try:
-        return _join_chunks(msgpack.unpackb(raw, ext_hook=_extension, raw=False))
-    except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
+        return _join_chunks(msgpack.unpackb(raw, raw=False, **hooks, **limits))
+    except (ValueError, TypeError, RecursionError, MemoryError, msgpack.UnpackException) as error:
         said = " ".join(str(error).split()) or type(error).__name__
         raise ImportProblem(f"{where} is damaged, or no msgpack file of flax: {said}") from error
 
@@ -40,7 +56,7 @@ def _extension(code: int, payload: bytes) -> np.ndarray:
 
     if code not in (NDARRAY, NUMPY_SCALAR):
         raise ValueError(f"extension type {code} is not an array")
-    fields = msgpack.unpackb(payload, raw=False)
+    fields = msgpack.unpackb(payload, raw=False, max_array_len=64)
     if not isinstance(fields, list) or len(fields) != 3:
         raise ValueError("an array is not (shape, dtype, bytes)")
     shape, name, content = fields
@@ -60,12 +76,14 @@ def _dtype(name: str) -> np.dtype:
     return dtype if dtype.byteorder == ">" else dtype.newbyteorder("<")
 
 
-def _join_chunks(tree: Any) -> Any:
+def _join_chunks(tree: Any, depth: int = 0) -> Any:
     """Flax splits arrays of more than 2^30 bytes into maps of flat pieces; here they are joined again."""
+    if depth > MOST_DEPTH:
+        raise ValueError(f"nested more than {MOST_DEPTH} deep")
     if not isinstance(tree, dict):
         return tree
     if CHUNKED not in tree:
-        return {key: _join_chunks(value) for key, value in tree.items()}
+        return {key: _join_chunks(value, depth + 1) for key, value in tree.items()}
     try:
         shape, chunks = ([part[str(i)] for i in range(len(part))] for part in (tree["shape"], tree["chunks"]))
         return np.concatenate(chunks).reshape([int(n) for n in shape])
@@ -90,7 +108,7 @@ def flatten(tree: Any, where: str) -> dict[str, np.ndarray]:
         if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
             what = "a text" if isinstance(node, (str, bytes)) else array.dtype.name
             raise ImportProblem(f"{where} holds no meta-parameters at {path or 'its top'}: {what}")
-        found[path] = array.astype(np.float32)
+        found[path] = as_float32(array)
 
     walk(tree, "")
     return found

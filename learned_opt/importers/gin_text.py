@@ -1,14 +1,16 @@
 """Reader of the text that gin's `config_str()` writes: bindings of literals, one a line. Nothing is run."""
 
 import ast
+import io
 import re
+import tokenize
 from typing import Any, NamedTuple
 
 from learned_opt.importers.settings import ImportProblem
 
 _BINDING = re.compile(r"(?P<selector>[\w./]+)\s*=\s*(?P<value>.+)", re.DOTALL)
-_REFERENCE = re.compile(r"@(?:(?P<scope>[\w/]+)/)?(?:\w+\.)*(?P<name>\w+)(?:\(\))?\s*(?:#.*)?")
-_MACRO = re.compile(r"%(?P<name>[\w./]+)\s*(?:#.*)?")
+_REFERENCE = re.compile(r"@(?:(?P<scope>[\w/]+)/)?(?:\w+\.)*(?P<name>\w+)(?:\(\))?")
+_MACRO = re.compile(r"%(?P<name>[\w./]+)")
 
 
 class Reference(NamedTuple):
@@ -40,12 +42,12 @@ class Bindings(NamedTuple):
         Raises:
           ImportProblem: a value is neither a literal nor a reference nor a macro that is one.
         """
-        scopes = [""]
-        for part in filter(None, scope.split("/")):
-            scopes.append(f"{scopes[-1]}/{part}".lstrip("/"))
-        texts = {}
-        for outer in scopes:
-            texts |= {arg: text for (at, of, arg), text in self.texts.items() if (at, of) == (outer, name)}
+        inside = [
+            key
+            for key in self.texts
+            if key[1] == name and (not key[0] or f"{scope}/".startswith(f"{key[0]}/"))
+        ]
+        texts = {key[2]: self.texts[key] for key in sorted(inside, key=lambda key: len(key[0]))}
         return {arg: self._value(text, f"{name}.{arg}") for arg, text in texts.items()}
 
     def _value(self, text: str, target: str) -> Any:
@@ -73,10 +75,10 @@ def parse(text: str, where: str) -> Bindings:
       where: its name, for the error messages.
 
     Raises:
-      ImportProblem: a line is not a binding.
+      ImportProblem: a line is not a binding; a bracket or a text is not closed.
     """
     texts, macros = {}, {}
-    for line in _logical_lines(text):
+    for line in _logical_lines(text, where):
         match = _BINDING.fullmatch(line)
         if match is None:
             raise ImportProblem(f"{where}: not a line of gin: {line[:60]!r}")
@@ -91,14 +93,23 @@ def parse(text: str, where: str) -> Bindings:
     return Bindings(where, texts, macros)
 
 
-def _logical_lines(text: str) -> list[str]:
-    """Without comments, imports and empty lines; a value goes on after a backslash or an open bracket."""
-    lines, pending = [], ""
-    for line in text.replace("\\\n", " ").splitlines():
-        if not pending and re.match(r"\s*($|#|import\s|from\s|include\s)", line):
-            continue
-        pending = f"{pending} {line.strip()}".strip()
-        if sum(map(pending.count, "([{")) <= sum(map(pending.count, ")]}")):
-            lines.append(pending)
-            pending = ""
-    return [*lines, pending] if pending else lines
+def _logical_lines(text: str, where: str) -> list[str]:
+    """Statements without comments and imports. A value goes on inside of brackets and after a backslash."""
+    lines: list[list[str]] = [[]]
+    end = (0, 0)
+    try:
+        for token in tokenize.generate_tokens(io.StringIO(text).readline):
+            if token.type == tokenize.NEWLINE:
+                lines.append([])
+            elif token.type not in (tokenize.COMMENT, tokenize.NL, tokenize.INDENT, tokenize.DEDENT):
+                lines[-1].append(token.string if token.start == end else f" {token.string}")
+                end = token.end
+    except (tokenize.TokenError, SyntaxError) as error:
+        raise ImportProblem(f"{where} is no gin file: {error.args[0]} at line {_line(error)}") from error
+    found = ["".join(line).strip() for line in lines]
+    return [line for line in found if line and not re.match(r"(import|from|include)\b", line)]
+
+
+def _line(error: Exception) -> Any:
+    """Where the tokenizer stopped; the arguments of its own error are `(message, (line, column))`."""
+    return error.lineno if isinstance(error, SyntaxError) else error.args[1][0]

@@ -2,47 +2,49 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from learned_opt.importers import gin_text
 from learned_opt.importers.flax_msgpack import flatten
-from learned_opt.importers.foreign import File, Foreign, digests, read_file, theta_of
-from learned_opt.importers.settings import (
-    Arg,
-    ImportProblem,
-    Only,
-    SettingProblem,
-    Table,
-    Unused,
-    choose,
-    resolve,
-    to_options,
-)
+from learned_opt.importers.foreign import Class, File, Foreign, imported, read_file
+from learned_opt.importers.settings import Arg, ImportProblem, Only, SettingProblem, Unused, choose
 
 TOP = {"params", "gen_id", "step"}
 DECAYS, RMS_DECAYS = (0.9, 0.99, 0.999), (0.999,)
 
-
-class Class(NamedTuple):
-    """A class there: our architecture, and what its arguments mean; the defaults are the class's own."""
-
-    architecture: str
-    table: Table
-
-
-_ADAFAC = {
-    "step_mult": Arg("step_mult", 0.001),
-    "hidden_size": Arg("hidden", 4),
-    "hidden_layers": Arg("num_hidden", 2),
+MULTS = {name: Arg(name, 0.001) for name in ("step_mult", "exp_mult")}
+ADAFAC_DECAYS = {
     "initial_momentum_decays": Arg("momentum_decays", DECAYS),
     "initial_rms_decays": Arg("rms_decays", RMS_DECAYS),
     "initial_adafactor_decays": Arg("factored_decays", DECAYS),
-    # Ways to compute the same.
-    "concat_weights": Unused(),
-    "make_separate_weights": Unused(),
-    "split_weights": Unused(),
+}
+RNN_MLP = {
+    "step_multiplier": Arg("step_mult", 0.001),
+    "magnitude_rate": Arg("exp_mult", 0.001),
+    "decays": Arg("decays", (0.5, 0.9, 0.99, 0.999, 0.9999)),
+}
+
+
+def _same(**defaults: Any) -> dict[str, Arg]:
+    """Settings that have the same name here."""
+    return {name: Arg(name, default) for name, default in defaults.items()}
+
+
+def _unused(names: str) -> dict[str, Unused]:
+    return {name: Unused() for name in names.split()}
+
+
+def _hidden(size: int) -> dict[str, Arg]:
+    return {"hidden_size": Arg("hidden", size), "hidden_layers": Arg("num_hidden", 2)}
+
+
+_ADAFAC = {
+    **MULTS,
+    **_hidden(4),
+    **ADAFAC_DECAYS,
+    **_unused("concat_weights make_separate_weights split_weights"),  # ways to compute the same
 }
 _HYPER_FEATURES = (
     "with_g with_m with_m_feat with_rms with_rms_feat with_rms_norm_g with_rsqrt_rms with_p with_fac_norm_g "
@@ -50,73 +52,61 @@ _HYPER_FEATURES = (
     "adafactor_accumulator param_scale_mult mix_layers"
 ).split()
 
+# The classes there; the defaults are the classes' own.
 CLASSES = {
-    "LearnableSGD": Class("learnable_sgd", {"initial_lr": Unused()}),
-    "LearnableSGDM": Class("learnable_sgdm", {"initial_lr": Unused(), "initial_momentum": Unused()}),
+    "LearnableSGD": Class("learnable_sgd", _unused("initial_lr")),
+    "LearnableSGDM": Class("learnable_sgdm", _unused("initial_lr initial_momentum")),
     "LearnableAdam": Class(
-        "learnable_adam",
-        {f"initial_{name}": Unused() for name in ("lr", "beta1", "beta2", "epsilon")}
-        | {"use_summary": Unused()},
+        "learnable_adam", _unused("initial_lr initial_beta1 initial_beta2 initial_epsilon use_summary")
     ),
-    "MLPLOpt": Class(
-        "per_param_mlp",
-        {
-            "exp_mult": Arg("exp_mult", 0.001),
-            "step_mult": Arg("step_mult", 0.001),
-            "hidden_size": Arg("hidden", 32),
-            "hidden_layers": Arg("num_hidden", 2),
-            "compute_summary": Unused(),
-        },
-    ),
-    "AdafacMLPLOpt": Class("adafac_mlp", {"exp_mult": Arg("exp_mult", 0.001), **_ADAFAC}),
+    "MLPLOpt": Class("per_param_mlp", {**MULTS, **_hidden(32), **_unused("compute_summary")}),
+    "AdafacMLPLOpt": Class("adafac_mlp", _ADAFAC),
     "MLPNomLOpt": Class(
         "mlp_nominal",
         {
-            "exp_mult": Arg("exp_mult", (0.001, 0.001, 0.001)),
             **_ADAFAC,
+            "exp_mult": Arg("exp_mult", (0.001, 0.001, 0.001)),
             "nominal_stepsize": Arg("nominal_step", 0.0),
-            "weight_decay": Arg("weight_decay", 0.0),
             "nominal_grad_estimator": Arg("nominal_estimator", "AdamAggMo"),
-            "nominal_controller": Arg("nominal_controller", False),
-            "regularization_controller": Arg("regularization_controller", False),
-            "normalize_blackbox": Arg("normalize_blackbox", False),
-            "selfnormalize_blackbox": Arg("selfnormalize_blackbox", False),
-            "aggregate_magnitude": Arg("aggregate_magnitude", False),
             "aggregate_nom_magnitude": Arg("aggregate_nominal_magnitude", False),
-            "aggregate_reg_magnitude": Arg("aggregate_reg_magnitude", False),
+            **_same(
+                weight_decay=0.0,
+                nominal_controller=False,
+                regularization_controller=False,
+                normalize_blackbox=False,
+                selfnormalize_blackbox=False,
+                aggregate_magnitude=False,
+                aggregate_reg_magnitude=False,
+            ),
         },
     ),
     "NNAdam": Class(
         "nn_adam",
         {
-            "output_scale": Arg("output_scale", 0.01),
-            "decay_strength": Arg("decay_strength", 0.0),
+            **_same(output_scale=0.01, decay_strength=0.0),
             "lstm_hidden_size": Arg("lstm_hidden", 32),
-            **{f"initial_{name}": Unused() for name in ("learning_rate", "beta1", "beta2", "epsilon")},
+            **_unused("initial_learning_rate initial_beta1 initial_beta2 initial_epsilon"),
         },
     ),
     "RNNMLPLOpt": Class(
         "rnn_mlp",
         {
-            "step_multiplier": Arg("step_mult", 0.001),
-            "magnitude_rate": Arg("exp_mult", 0.001),
+            **RNN_MLP,
             "hidden_size": Arg("hidden", 32),
             "hidden_layer": Arg("num_hidden", 2),
             "from_mlp_size": Arg("from_mlp", 16),
             "from_lstm_size": Arg("from_lstm", 18),
             "lstm_to_ff": Arg("lstm_to_ff", 17),
             "lstm_hidden_size": Arg("lstm_hidden", 64),
-            "decays": Arg("decays", (0.5, 0.9, 0.99, 0.999, 0.9999)),
         },
     ),
     "HyperV2": Class(
         "velo",
         {
+            **MULTS,
             "lstm_hidden_size": Arg("lstm_hidden", 128),
             "param_inits": Arg("bank", 64),
             "ff_hidden_size": Arg("hidden", 4),
-            "exp_mult": Arg("exp_mult", 0.001),
-            "step_mult": Arg("step_mult", 0.001),
             "use_bugged_loss_features": Arg("bugged_loss_features", True),
             "ff_hidden_layers": Only(2),
             "initial_momentum_decays": Only(DECAYS),
@@ -130,14 +120,11 @@ CLASSES = {
             "clip_param_scale_amount": Only(None),
             "rnn_state_decay": Only(0.0),
             **{name: Only(True) for name in _HYPER_FEATURES},
-            "reparam_decay": Unused(),
-            "summarize_each_layer": Unused(),
-            "summarize_all_control": Unused(),
+            **_unused("reparam_decay summarize_each_layer summarize_all_control"),
         },
+        lambda _: {"bank_mult": 100.0},  # by which HyperV2 itself multiplies the mixture of its bank
     ),
 }
-# HyperV2 itself multiplies the mixture of its bank by this number.
-FIXED_OPTIONS = {"HyperV2": {"bank_mult": 100.0}}
 
 
 def is_checkpoint(tree: Any) -> bool:
@@ -159,49 +146,30 @@ def read_checkpoint(file: File, tree: Mapping[str, Any], settings: Mapping[str, 
       ArtefactError: a file is damaged; theta does not fit.
     """
     settings = dict(settings)
-    gin = _gin_file(file, settings.pop("config", None))
-    if gin is None:
+    beside = file.path.parent / "config.gin"
+    config = settings.pop("config", beside if beside.exists() else None)
+    if config is None:
         name = choose("optimizer", settings, list(CLASSES), f"{file.name} (no config.gin is beside it)")
-        given, bindings = {}, None
+        files, where, given, bindings = [file], file.name, {}, None
     else:
-        bindings = gin_text.parse(_text(gin), gin.name)
-        name, given = _class_of(bindings, gin.name)
+        files = [file, read_file(Path(str(config)))]
+        where = files[1].name
+        bindings = gin_text.parse(files[1].text(), where)
+        name, given = _class_of(bindings, where)
         if settings.get("optimizer", name) != name:
-            raise SettingProblem(f"{gin.name}: the optimizer is {name}, not {settings['optimizer']!r}")
+            raise SettingProblem(f"{where}: the optimizer is {name}, not {settings['optimizer']!r}")
     settings.pop("optimizer", None)
     for key in settings.keys() & given.keys():
-        raise SettingProblem(f"{gin.name if gin else file.name}: {name}.{key} is {given[key]!r} already")
-    where = file.name if gin is None else gin.name
-    architecture, table = CLASSES[name]
-    used = resolve(name, table, given | settings, where)
-    options = to_options(table, used) | FIXED_OPTIONS.get(name, {})
-    theta = theta_of(architecture, options, flatten(tree["params"], file.name), file.name)
+        raise SettingProblem(f"{where}: {name}.{key} is {given[key]!r} already")
     provenance = {
         "format": "google/learned_optimization checkpoint",
-        "files_sha256": digests(file, gin),
         "class": name,
-        "settings": used,
-        "gen_id": _plain(tree["gen_id"]),
-        "outer_step": _plain(tree["step"]),
+        "gen_id": _plain(tree["gen_id"], file.name),
+        "outer_step": _plain(tree["step"], file.name),
     }
-    config = None if gin is None else {"gin": _text(gin)}
-    return Foreign(
-        architecture, options, theta, None if bindings is None else _horizon(bindings), provenance, config
-    )
-
-
-def _gin_file(file: File, config: Any) -> File | None:
-    if config is not None:
-        return read_file(Path(config))
-    beside = file.path.parent / "config.gin"
-    return read_file(beside) if beside.is_file() else None
-
-
-def _text(gin: File) -> str:
-    try:
-        return gin.content.decode()
-    except UnicodeDecodeError as error:
-        raise ImportProblem(f"{gin.name} is damaged, or no gin file: {error}") from error
+    arrays = flatten(tree["params"], file.name)
+    horizon, config = (None, None) if bindings is None else (_horizon(bindings), {"gin": files[1].text()})
+    return imported(name, CLASSES[name], given | settings, arrays, files, where, provenance, horizon, config)
 
 
 def _class_of(bindings: gin_text.Bindings, where: str) -> tuple[str, dict[str, Any]]:
@@ -228,5 +196,9 @@ def _horizon(bindings: gin_text.Bindings) -> tuple[int, int] | None:
     return None
 
 
-def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.ndarray) and value.ndim == 0 else value
+def _plain(value: Any, where: str) -> Any:
+    """A text or a number of the checkpoint."""
+    value = value.item() if isinstance(value, np.ndarray) and value.ndim == 0 else value
+    if value is not None and not isinstance(value, (str, int, float)):
+        raise ImportProblem(f"{where} is damaged: its gen_id or step is neither text nor number")
+    return value

@@ -1,6 +1,5 @@
 """State dicts of PyLO: `config.json` and `model.safetensors` of a hub repository, or a `.pt` file."""
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -8,9 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from learned_opt.importers.foreign import File, Foreign, count, digests, read_file, size, theta_of
+from learned_opt.artefact.reading import FileError, parse_json
+from learned_opt.importers.foreign import File, Foreign, count, imported, read_file
 from learned_opt.importers.pylo_settings import OPTIMIZERS
-from learned_opt.importers.settings import ImportProblem, SettingProblem, choose, resolve, to_options
+from learned_opt.importers.settings import ImportProblem, SettingProblem, choose
 from learned_opt.importers.tensors import state_dict
 
 Arrays = dict[str, np.ndarray]
@@ -36,29 +36,29 @@ class Network(NamedTuple):
 
 def _meta_mlp(state: Arrays, where: str) -> Arrays:
     """`network.input`, `network.linear_0`, ..., `network.output`: the layers of AdafacMLP, in this order."""
-    inner = count(state, "network.linear_", ".weight")
+    inner = count(state, "network.linear_{}.weight")
     layers = ["input", *(f"linear_{i}" for i in range(inner)), "output"]
     theta = {}
     for i, layer in enumerate(layers):
-        theta[f"nn.~.w{i}"] = _get(state, f"network.{layer}.weight", where).T
-        theta[f"nn.~.b{i}"] = _get(state, f"network.{layer}.bias", where)
+        theta[f"nn.~.w{i}"] = _get(state, f"network.{layer}.weight", 2, where).T
+        theta[f"nn.~.b{i}"] = _get(state, f"network.{layer}.bias", 1, where)
     return theta
 
 
 def _velo_mlp(state: Arrays, where: str) -> Arrays:
     """The bank of MLPs. Names without the trailing underscore are scratch space."""
     prefix = "ff_mod_stack.~"
-    w0 = _get(state, "input_weights_", where)
-    if w0.ndim != 3 or w0.shape[2] != sum(GROUPS):
+    w0 = _get(state, "input_weights_", 3, where)
+    if w0.shape[2] != sum(GROUPS):
         raise ImportProblem(f"{where}: input_weights_ has the shape {list(w0.shape)}, not [bank, hidden, 30]")
     theta = {f"{prefix}.w0__{i}": w for i, w in enumerate(_cut(np.swapaxes(w0, 1, 2), axis=1))}
-    theta[f"{prefix}.b0"] = _get(state, "input_bias_", where)
-    inner = count(state, "hidden_weights_.")
+    theta[f"{prefix}.b0"] = _get(state, "input_bias_", 2, where)
+    inner = count(state, "hidden_weights_.{}")
     for i in range(inner):
-        theta[f"{prefix}.w{i + 1}"] = np.swapaxes(_get(state, f"hidden_weights_.{i}", where), -1, -2)
-        theta[f"{prefix}.b{i + 1}"] = _get(state, f"hidden_bias_.{i}", where)
-    theta[f"{prefix}.w{inner + 1}"] = np.swapaxes(_get(state, "output_weights_", where), -1, -2)
-    theta[f"{prefix}.b{inner + 1}"] = _get(state, "output_bias_", where)
+        theta[f"{prefix}.w{i + 1}"] = np.swapaxes(_get(state, f"hidden_weights_.{i}", 3, where), -1, -2)
+        theta[f"{prefix}.b{i + 1}"] = _get(state, f"hidden_bias_.{i}", 2, where)
+    theta[f"{prefix}.w{inner + 1}"] = np.swapaxes(_get(state, "output_weights_", 3, where), -1, -2)
+    theta[f"{prefix}.b{inner + 1}"] = _get(state, "output_bias_", 2, where)
     return theta
 
 
@@ -75,21 +75,21 @@ _RNN_LAYERS = {
 def _velo_rnn(state: Arrays, where: str) -> Arrays:
     theta = {}
     for theirs, ours in _RNN_LAYERS.items():
-        theta[f"rnn_params.{ours}.w"] = _get(state, f"{theirs}.weight", where).T
-        theta[f"rnn_params.{ours}.b"] = _get(state, f"{theirs}.bias", where)
+        theta[f"rnn_params.{ours}.w"] = _get(state, f"{theirs}.weight", 2, where).T
+        theta[f"rnn_params.{ours}.b"] = _get(state, f"{theirs}.bias", 1, where)
     for i, part in enumerate(("hidden", "cell")):
-        theta[f"lstm_init_state.{part}"] = _get(state, f"lstm_init_state.{i}", where)
+        theta[f"lstm_init_state.{part}"] = _get(state, f"lstm_init_state.{i}", 2, where)
     return theta
 
 
 def _celo2_mlp(state: Arrays, where: str) -> Arrays:
     """Weights are [inputs, outputs] here, as ours."""
     prefix = "ff_mod_stack.~"
-    theta = {f"{prefix}.w0__{i}": _get(state, f"w0.{i}", where) for i in range(len(GROUPS))}
-    theta[f"{prefix}.b0"] = _get(state, "b0", where)
-    for i in range(count(state, "dense_w.")):
-        theta[f"{prefix}.w{i + 1}"] = _get(state, f"dense_w.{i}", where)
-        theta[f"{prefix}.b{i + 1}"] = _get(state, f"dense_b.{i}", where)
+    theta = {f"{prefix}.w0__{i}": _get(state, f"w0.{i}", 2, where) for i in range(len(GROUPS))}
+    theta[f"{prefix}.b0"] = _get(state, "b0", 1, where)
+    for i in range(count(state, "dense_w.{}")):
+        theta[f"{prefix}.w{i + 1}"] = _get(state, f"dense_w.{i}", 2, where)
+        theta[f"{prefix}.b{i + 1}"] = _get(state, f"dense_b.{i}", 1, where)
     return theta
 
 
@@ -100,7 +100,7 @@ NETWORKS = {
         _meta_mlp,
         lambda x: {
             "hidden_size": x["network.input.weight"].shape[0],
-            "hidden_layers": count(x, "network.linear_", ".weight"),
+            "hidden_layers": count(x, "network.linear_{}.weight"),
             "input_size": x["network.input.weight"].shape[-1],
         },
     ),
@@ -110,8 +110,8 @@ NETWORKS = {
         _velo_mlp,
         lambda x: {
             "param_inits": x["input_weights_"].shape[0],
-            "hidden_size": x["input_weights_"].shape[1:2][-1],
-            "hidden_layers": count(x, "hidden_weights_."),
+            "hidden_size": x["input_weights_"].shape[1],
+            "hidden_layers": count(x, "hidden_weights_.{}"),
             "input_size": x["input_weights_"].shape[-1],
         },
     ),
@@ -130,7 +130,7 @@ NETWORKS = {
         _celo2_mlp,
         lambda x: {
             "hidden_size": x["dense_w.0"].shape[0],
-            "hidden_layers": count(x, "dense_w."),
+            "hidden_layers": count(x, "dense_w.{}"),
             "feature_dims": list(GROUPS),
             "activation": "relu",
         },
@@ -164,18 +164,8 @@ def read_network(file: File, settings: Mapping[str, Any]) -> Foreign:
         settings.setdefault("optimizer", "VeLO")
     name = choose("optimizer", settings, NETWORKS[kind].optimizers, file.name)
     del settings["optimizer"]
-    optimizer = OPTIMIZERS[name]
-    used = resolve(name, optimizer.table, settings, file.name)
-    theta |= {path: np.asarray(used[key], np.float32) for key, path in optimizer.theta.items()}
-    options = _sizes(kind, theta, file.name)
-    options |= to_options(optimizer.table, used) | optimizer.options(used)
-    theta = theta_of(optimizer.architecture, options, theta, file.name)
-    provenance = {
-        "format": f"PyLO {name}",
-        "files_sha256": digests(*files),
-        "settings": used,
-    }
-    return Foreign(optimizer.architecture, options, theta, None, provenance)
+    provenance = {"format": f"PyLO {name}"}
+    return imported(name, OPTIMIZERS[name], settings, theta, files, file.name, provenance)
 
 
 def _network(file: File) -> tuple[str, Arrays]:
@@ -191,12 +181,12 @@ def _network(file: File) -> tuple[str, Arrays]:
 
 def _check_config(file: File, kind: str, geometry: Mapping[str, Any]) -> None:
     config = file.path.parent / "config.json"
-    if file.path.suffix != ".safetensors" or not config.is_file():
+    if file.path.suffix != ".safetensors" or not config.exists():
         return
     try:
-        said = json.loads(read_file(config).content)
-    except ValueError as error:
-        raise ImportProblem(f"{config} is damaged: not JSON ({error})") from error
+        said = parse_json(read_file(config).content, config)
+    except FileError as error:
+        raise ImportProblem(str(error)) from error
     if not isinstance(said, dict):
         raise ImportProblem(f"{config} is not of a network: it holds no mapping")
     for key, value in geometry.items():
@@ -206,25 +196,16 @@ def _check_config(file: File, kind: str, geometry: Mapping[str, Any]) -> None:
             )
 
 
-def _sizes(kind: str, theta: Arrays, where: str) -> dict[str, int]:
-    if kind in ("VeLOMLP", "VeLORNN"):
-        return {
-            "bank": size(theta, "ff_mod_stack.~.b0", 0, where, "VeLO"),
-            "hidden": size(theta, "ff_mod_stack.~.b0", 1, where, "VeLO"),
-            "lstm_hidden": size(theta, "lstm_init_state.hidden", 1, where, "VeLO"),
-        }
-    path = "nn.~.b0" if kind == "MetaMLP" else "ff_mod_stack.~.b0"
-    return {"hidden": size(theta, path, 0, where, kind)}
-
-
 def _inside(path: Path) -> Path:
     return path / "model.safetensors" if path.is_dir() else path
 
 
-def _get(state: Arrays, name: str, where: str) -> np.ndarray:
+def _get(state: Arrays, name: str, axes: int, where: str) -> np.ndarray:
     if name not in state:
         known = ", ".join(sorted(key for key in state if not re.search(r"\d", key))[:6])
         raise ImportProblem(f"{where} lacks {name}; it has {known}, ...")
+    if state[name].ndim != axes:
+        raise ImportProblem(f"{where}: {name} has the shape {list(state[name].shape)}, not {axes} axes")
     return state[name]
 
 

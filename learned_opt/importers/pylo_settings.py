@@ -1,9 +1,10 @@
 """The optimizers of PyLO: which of ours each is, and what its constructor's arguments mean."""
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
-from learned_opt.importers.settings import Arg, Only, Table, Unused
+from learned_opt.importers.foreign import Class
+from learned_opt.importers.settings import Arg, Only, Unused
 
 DECAYS = (0.9, 0.99, 0.999)
 # muLO's offsets are the defaults of PyLO's AdafacLO, whatever the weights: they are asked for.
@@ -21,22 +22,6 @@ _GEOMETRY = {
         "ff_hidden_size ff_hidden_layers concat_weights make_separate_weights split_weights"
     ).split()
 }
-
-
-class Optimizer(NamedTuple):
-    """An optimizer of PyLO.
-
-    Attributes:
-      architecture: ours.
-      table: arguments of its constructor, with their defaults.
-      options: resolved settings -> options of ours, of those settings that are not options as they are.
-      theta: settings that are part of our theta, and their paths.
-    """
-
-    architecture: str
-    table: Table
-    options: Callable[[Mapping[str, Any]], dict[str, Any]]
-    theta: Mapping[str, str]
 
 
 def _initial_decays(rms: tuple[float, ...]) -> dict[str, Only]:
@@ -106,9 +91,9 @@ def _celo2_options(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 OPTIMIZERS = {
-    "AdafacLO": Optimizer("mulo", _network_lo(), _lr_step, _OFFSETS_IN_THETA),
+    "AdafacLO": Class("mulo", _network_lo(), _lr_step, _OFFSETS_IN_THETA),
     # PyLO finds hidden weights by marks on the tensors and divides their rate by width / base width.
-    "MuLO": Optimizer(
+    "MuLO": Class(
         "mulo",
         _network_lo(
             hidden_weights=Arg("hidden_weights", r"^mlp/~/linear_1\.w$", ask=True),
@@ -117,7 +102,7 @@ OPTIMIZERS = {
         _lr_step,
         _OFFSETS_IN_THETA,
     ),
-    "ELO": Optimizer(
+    "ELO": Class(
         "elo",
         {
             "lr": Arg("learning_rate", 0.001, ask=True),
@@ -128,10 +113,8 @@ OPTIMIZERS = {
             **_initial_decays((0.999,)),
             **_GEOMETRY,
         },
-        lambda settings: {},
-        {},
     ),
-    "VeLO": Optimizer(
+    "VeLO": Class(
         "velo",
         {
             "lr": Arg("", 0.001, ask=True),
@@ -149,18 +132,16 @@ OPTIMIZERS = {
             **_GEOMETRY,
         },
         lambda settings: _lr_step(settings) | {"bank_mult": 100.0},
-        {},
     ),
-    "CELO2": Optimizer(
+    "CELO2": Class(
         "celo2",
         _celo2(
             weight_decay=0.0,
             clip_grad=False,
-            adam_betas=Only((0.9, 0.95)),
-            adam_eps=Only(1e-8),
+            adam_betas=Arg("adam_betas", (0.9, 0.95)),
+            adam_eps=Arg("adam_eps", 1e-8),
         ),
         _celo2_options,
-        {},
     ),
-    "ELO_CELO2": Optimizer("celo2", _celo2(weight_decay=0.1, clip_grad=True), _celo2_options, {}),
+    "ELO_CELO2": Class("celo2", _celo2(weight_decay=0.1, clip_grad=True), _celo2_options),
 }

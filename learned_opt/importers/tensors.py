@@ -8,7 +8,7 @@ import ml_dtypes  # a dependency of jax
 import numpy as np
 import safetensors
 
-from learned_opt.importers.foreign import File
+from learned_opt.importers.foreign import File, as_float32
 from learned_opt.importers.settings import ImportProblem
 
 DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
@@ -22,7 +22,7 @@ def state_dict(file: File) -> dict[str, np.ndarray]:
       ImportProblem: damaged, foreign, or tensors that are not of real floating-point numbers.
     """
     found = _torch(file) if file.path.suffix in TORCH_SUFFIXES else _safetensors(file)
-    return {name: array.astype(np.float32) for name, array in found.items()}
+    return {name: as_float32(array) for name, array in found.items()}
 
 
 def _safetensors(file: File) -> dict[str, np.ndarray]:

@@ -4,6 +4,7 @@ golden/checkpoints holds files written by the original code (random weights), an
 three updates that it made with them.
 """
 
+import inspect
 import json
 import shutil
 import subprocess
@@ -37,7 +38,8 @@ CASES = {
     "lo_rnn_mlp": ("jax", "lo_rnn_mlp", {}),
     "lo_velo_small": ("jax", "lo_velo_small", {}),
     "celo": ("jax", "celo", {"optimizer": "celo"}),
-    "celo2": ("jax", "celo2", {"optimizer": "celo2", "learning_rate": 0.01}),
+    # Recorded from `scale_by_celo2` alone, without the Adam that celo2 has for some paths.
+    "celo2": ("jax", "celo2", {"optimizer": "celo2", "learning_rate": 0.01, "regex_1d": ""}),
     "pylo_meta_mlp": ("torch", "pylo_meta_mlp", {"optimizer": "AdafacLO"}),
     "pylo_elo": ("torch", "pylo_elo/elo_theta.safetensors", {"optimizer": "ELO"}),
     "pylo_velo": ("torch", "pylo_velo_rnn", {"mlp": str(FILES / "pylo_velo_mlp")}),
@@ -132,6 +134,11 @@ def theta_like(name, **options):
     }
 
 
+def defaults_of(name):
+    parameters = inspect.signature(learned_opt.LEARNED_OPTIMIZERS[name]).parameters
+    return {option: parameter.default for option, parameter in parameters.items()}
+
+
 NOMINAL_GIN = """
 MLPNomLOpt.nominal_grad_estimator = 'SGDM'
 MLPNomLOpt.nominal_controller = True
@@ -170,7 +177,7 @@ def test_every_class_of_learned_optimization_is_read_with_its_defaults(name, bui
     found = importers.read(checkpoint(tmp_path / "c", theta, gin))
     assert found.name == name and options.items() <= found.options.items()
     defaults = {key: found.options[key] for key in found.options.keys() - options.keys()}
-    assert defaults.items() <= learned_opt.LEARNED_OPTIMIZERS[name].__kwdefaults__.items()
+    assert defaults.items() <= defaults_of(name).items()
     assert found.provenance["gen_id"] == "g" and found.provenance["outer_step"] == 7
     read = jax.tree_util.tree_leaves_with_path(found.theta)
     assert len(read) == len(theta)
@@ -213,6 +220,36 @@ def test_without_a_gin_file_the_class_is_asked_for_and_its_arguments_can_be_give
     assert importers.read(tmp_path, config=gin).options == found.options
     with pytest.raises(SettingProblem, match="MLPLOpt.step_mult is 0.02 already"):
         importers.read(tmp_path, config=gin, step_mult=0.5)
+
+
+def test_the_names_of_celos_factory_are_read(tmp_path):
+    shutil.copy(FILES / "celo2" / "theta.state", tmp_path / "theta_15000.state")  # as its trainer writes it
+    found = importers.read(tmp_path, optimizer="celo2base", learning_rate=0.01)
+    assert found.options == {"hidden": 8, "learning_rate": 0.01, "weight_decay": 0.0, "orthogonalise": False}
+    found = importers.read(tmp_path, optimizer="celo2", learning_rate=0.01, regex_1d="/b$", adam_b2=0.99)
+    assert found.options["adam_paths"] == "/b$" and found.options["adam_betas"] == (0.9, 0.99)
+    assert found.options["vector_lr_mult"] == 20.0 and found.options["orthogonalise"]
+
+
+def test_celo_adam_is_read_and_told_from_celo_by_its_tree(tmp_path):
+    theta = theta_like("celo_adam", lstm_hidden=8)
+    (tmp_path / "theta.state").write_bytes(packed(nested(theta)))
+    found = importers.convert(tmp_path, tmp_path / "lo", optimizer="celo_adam", step_mult=0.002)
+    assert found.name == "celo_adam" and found.options == {"lstm_hidden": 8, "step_mult": 0.002}
+    tx = learned_opt.load(tmp_path / "lo", num_steps=10)
+    params = {"w": jnp.ones(3)}
+    updates, _ = tx.update(params, tx.init(params), params, value=1.0)
+    assert np.isfinite(updates["w"]).all() and np.any(updates["w"])
+    with pytest.raises(SettingProblem, match="optimizer is 'celo', must be one of celo_adam$"):
+        importers.read(tmp_path, optimizer="celo")
+
+
+def test_pylos_celo2_hands_its_adam_betas_and_epsilon_on():
+    settings = {"optimizer": "CELO2", "lr": 0.1, "weight_decay": 0.0}
+    found = importers.read(FILES / "pylo_celo2", adam_betas=[0.8, 0.99], adam_eps=1e-6, **settings)
+    assert found.options["adam_betas"] == (0.8, 0.99) and found.options["adam_eps"] == 1e-6
+    with pytest.raises(SettingProblem, match="adam_betas is .0.8,., must be a list of 2"):
+        importers.read(FILES / "pylo_celo2", adam_betas=[0.8], **settings)
 
 
 def test_mulos_base_width_and_clipping_become_options(tmp_path):

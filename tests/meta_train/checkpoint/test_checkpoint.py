@@ -328,7 +328,7 @@ def test_when_all_are_damaged_that_is_an_error_and_they_are_moved_only_if_someth
 
 
 def test_a_checkpoint_of_a_later_format_is_not_called_damaged(run, monkeypatch):
-    monkeypatch.setattr("meta_train.checkpoint.checkpoints.files.FORMAT", 3)
+    monkeypatch.setattr("meta_train.checkpoint.files.FORMAT", 3)
     with Checkpoints(run) as checkpoints:
         checkpoints.save(3, outer(3))
     monkeypatch.undo()

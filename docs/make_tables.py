@@ -1,13 +1,14 @@
-"""The tables in docs/, made from the registries: `make docs` writes them.
+"""The generated pages of docs/: `make docs` writes them from the registries.
 
-What a table says stands in the docstrings, is computed from the registries, or was measured by a benchmark
-and stands in a JSON file beside the tables; a test compares the files with it.
+The text of a table comes from docstrings, from the registries, or from the JSON file of a benchmark in
+docs/. A test compares the pages with what this program would write.
 """
 
 import inspect
 import json
 import math
 import re
+import textwrap
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -41,10 +42,27 @@ def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in lines) + "\n"
 
 
-def page(title: str, *lines: str, table: str) -> str:
-    """A page of docs/: title, text, table."""
-    made = "Made from the docstrings by `make docs`."
-    return "\n".join([f"# {title}", "", made, *lines, "", table])
+def page(title: str, *paragraphs: str, table: str) -> str:
+    """A page of docs/: title, wrapped paragraphs and bullets, table."""
+    made = "`make docs` makes this page from the registries and their docstrings."
+    wrapped = [
+        textwrap.fill(text, 118, subsequent_indent="  " if text.startswith("* ") else "")
+        + ("" if text.startswith("* ") else "\n")
+        for text in (made, *paragraphs)
+    ]
+    return "\n".join([f"# {title}", "", *wrapped]).rstrip() + f"\n\n{table}"
+
+
+def sections(rows: dict[str, dict[str, str]], first: str, parts: dict[str, tuple[str, ...]]) -> str:
+    """One table for each part, with the name of each row and the columns of the part."""
+    return "\n".join(
+        f"## {title}\n\n"
+        + table(
+            (first, *columns),
+            [(f"`{name}`", *(row[column] for column in columns)) for name, row in rows.items()],
+        )
+        for title, columns in parts.items()
+    )
 
 
 def test_of(name: str) -> str:
@@ -60,61 +78,47 @@ def test_of(name: str) -> str:
 
 def estimators() -> str:
     """docs/estimators.md."""
-    rows = []
+    rows = {}
     for name, factory in sorted(ESTIMATORS.items()):
         doc = inspect.getdoc(factory) or ""
-        needs = part(doc, "Needs") or "nothing but the losses"
-        compute, _, memory = part(doc, "Cost").partition("; memory ")
-        columns = [part(doc, key) for key in ("Bias", "Variance", "Reduces to", "Source")]
-        test = f"`check_estimator`: {test_of(name)}"
-        rows.append(
-            (
-                f"`{name}`",
-                split_docstring(factory)[0],
-                *columns[:2],
-                compute,
-                memory,
-                needs,
-                *columns[2:],
-                test,
-            )
-        )
-    head = (
-        "estimator",
-        "method",
-        "bias",
-        "variance",
-        "compute",
-        "memory",
-        "needs",
-        "reduces to",
-        "source",
-        "test",
-    )
+        row = {key.lower(): part(doc, key) for key in ("Bias", "Variance", "Reduces to", "Source")}
+        row["compute"], _, row["memory"] = part(doc, "Cost").partition("; memory ")
+        row["method"] = split_docstring(factory)[0]
+        row["needs"] = part(doc, "Needs") or "nothing but the losses"
+        row["`check_estimator`"] = test_of(name)
+        rows[name] = row
     return page(
         "Estimators of the outer gradient",
-        "K is `truncation_length`, T the length of an inner problem, N `num_particles`; a window is K steps.",
-        "Every claim of bias is tested against closed-form truths by `meta_train.testing.check_estimator`,",
-        "which checks your own estimators as well; `tests/meta_train/estimators/test_contract.py` runs it",
-        "on these. `meta-train describe NAME` prints the options of each; those of the `noise` of PES, NRES,",
-        "full ES, GPES and truncated ES are orthogonal pairs, common random numbers, schedules and scales of",
+        "K is `truncation_length`, T the length of an inner problem, N `num_particles`; a window is K steps. "
+        "[Choosing an estimator](choosing-an-estimator.md) has a shorter table.",
+        "`meta_train.testing.check_estimator` tests every claim of bias against gradients known in closed "
+        "form, for these estimators (`tests/meta_train/estimators/test_contract.py`) and for your own. "
+        "`meta-train describe NAME` prints the options of each. PES, NRES, full ES, GPES and truncated ES "
+        "share the options of `noise`: orthogonal pairs, common random numbers, and schedules and scales of "
         "sigma.",
-        table=table(head, rows),
+        table=sections(
+            rows,
+            "estimator",
+            {
+                "What each one estimates": ("method", "bias", "variance", "reduces to", "`check_estimator`"),
+                "What each one costs": ("compute", "memory", "needs"),
+                "Where each one comes from": ("source",),
+            },
+        ),
     )
 
 
 def tasks() -> str:
     """docs/tasks.md."""
     families = table(("family", "what it is", "options", "source"), family_rows(part))
-    note = "None of them is held out (`tasks/rings.py`)."
+    note = "No ring of held-out tasks (`tasks/rings.py`) contains any of them."
     named = table(("task", "family, options", "parameters", "their shapes", "data"), named_rows())
     return page(
         "Tasks",
-        "In a config a task is `{name: FAMILY, option: value}` or `{name: TASK}`, with any option replaced.",
-        "`meta-train describe NAME` prints the options of a family; `meta-train list named` the tasks.",
-        "Data: `digits`, `wine`, ... come with scikit-learn, `pydoc` with Python, `teacher:SEED` and",
-        "`markov:SEED` are made up; `tfds:NAME`, `npz:FILE` and `hf:DIR` are yours. `[a:b]` takes rows.",
-        "",
+        "In a config, a task is `{name: FAMILY, option: value}`, or `{name: TASK}` with any option replaced. "
+        "`meta-train describe NAME` prints the options of a family, `meta-train list named` lists the tasks.",
+        "Data: `digits`, `wine` and others come with scikit-learn, `pydoc` with Python; `teacher:SEED` and "
+        "`markov:SEED` are generated; `tfds:NAME`, `npz:FILE` and `hf:DIR` are your own. `[a:b]` takes rows.",
         f"## {len(TASKS)} families",
         table=f"{families}\n## {len(NAMED)} named tasks\n\n{note}\n\n{named}",
     )
@@ -123,46 +127,38 @@ def tasks() -> str:
 def optimizers() -> str:
     """docs/optimizers.md."""
     parity, speed = measured("parity.json"), measured("apply.json")
-    rows = []
+    rows = {}
     for name, factory in sorted(LEARNED_OPTIMIZERS.items()):
         doc, figures = inspect.getdoc(factory) or "", speed["optimizers"].get(name)
-        rows.append(
-            (
-                f"`{name}`",
-                split_docstring(factory)[0],
-                part(doc, "Inputs"),
-                part(doc, "Outputs"),
-                f"{meta_parameters(factory()):,}",
-                state_bytes(factory),
-                ", ".join(factory().needs) or "nothing",
-                f"{figures['ms']:.0f} ({figures['to_adam']:.1f})" if figures else "",
-                f"{parity[name]:.0e}" if name in parity else "",
-                part(doc, "Source"),
-            )
-        )
-    head = (
-        "optimizer",
-        "what it is",
-        "inputs",
-        "outputs",
-        "meta-parameters",
-        "state",
-        "needs",
-        "ms a step",
-        "parity",
-        "source",
-    )
+        rows[name] = {
+            "what it is": split_docstring(factory)[0],
+            "meta-parameters": f"{meta_parameters(factory()):,}",
+            "needs": ", ".join(factory().needs) or "nothing",
+            "state": state_bytes(factory),
+            "ms per step": f"{figures['ms']:.0f} ({figures['to_adam']:.1f})" if figures else "",
+            "parity": f"{parity[name]:.0e}" if name in parity else "",
+            **{key.lower(): part(doc, key) for key in ("Inputs", "Outputs", "Source")},
+        }
     return page(
         "Learned optimizers",
-        "Needs: `num_steps` is given to `learned_opt.load`, `value` (the training loss) to `update`.",
-        "State: bytes a parameter, for a 512 x 512 matrix; in parentheses with `state_dtype: bfloat16`.",
-        f"ms a step: of a small transformer with {speed['parameters']:,} parameters, on busy CPU cores; in",
-        "parentheses over Adam's. Measured by `python benchmarks/apply.py` with these parameters",
-        "(docs/apply.json). Compare the ratios; docs/performance.md has a larger model.",
-        "Parity: the largest relative deviation from trajectories recorded from the original code",
-        "(`python benchmarks/parity.py`; docs/parity.json); the tests demand less than 2e-05. Of those",
-        "without a figure there is no trajectory: test_variants.py compares them with what they reduce to.",
-        table=table(head, rows),
+        "* *Needs*: `num_steps` is given to `learned_opt.load`, `value` (the training loss) to `update`.",
+        "* *State*: bytes per parameter of a 512 x 512 matrix; in parentheses with `state_dtype: bfloat16`.",
+        f"* *ms per step*: for a small transformer with {speed['parameters']:,} parameters, on busy CPU cores; "
+        "in parentheses over Adam's. `python benchmarks/apply.py` measured it with these parameters "
+        "(`docs/apply.json`). Compare the ratios; [Measurements](performance.md) has a larger model.",
+        "* *Parity*: the largest relative deviation from trajectories recorded from the original code "
+        "(`python benchmarks/parity.py`; `docs/parity.json`). The tests demand less than 2e-05. Where there "
+        "is no figure there is no such trajectory, and `tests/learned_opt/test_variants.py` compares the "
+        "optimizer with what it reduces to.",
+        table=sections(
+            rows,
+            "optimizer",
+            {
+                "Overview": ("what it is", "meta-parameters", "needs", "state", "ms per step", "parity"),
+                "What goes in and what comes out": ("inputs", "outputs"),
+                "Where each one comes from": ("source",),
+            },
+        ),
     )
 
 
@@ -253,7 +249,7 @@ def data_text(spec: dict[str, Any], family: TaskFamily) -> str:
         parameters = inspect.signature(TASKS[options["name"]]).parameters
         default = next((parameters[k].default for k in ("datasets", "texts") if k in parameters), None)
         names = default or ()
-    return ", ".join(f"`{name}`" for name in names or ()) or "made from the task's key"
+    return ", ".join(f"`{name}`" for name in names or ()) or "generated from the task's key"
 
 
 TABLES: dict[str, Callable[[], str]] = {

@@ -143,8 +143,8 @@ def optimizers() -> str:
         "Learned optimizers",
         "* *Needs*: `num_steps` is given to `learned_opt.load`, `value` (the training loss) to `update`.",
         "* *State*: bytes per parameter of a 512 x 512 matrix; in parentheses with `state_dtype: bfloat16`.",
-        f"* *ms per step*: for a small transformer with {speed['parameters']:,} parameters, on busy CPU cores; "
-        "in parentheses over Adam's. `python benchmarks/apply.py` measured it with these parameters "
+        f"* *ms per step*: for a small transformer with {speed['parameters']:,} parameters, on busy CPU "
+        "cores; in parentheses over Adam's. `python benchmarks/apply.py` measured it with these parameters "
         "(`docs/apply.json`). Compare the ratios; [Measurements](performance.md) has a larger model.",
         "* *Parity*: the largest relative deviation from trajectories recorded from the original code "
         "(`python benchmarks/parity.py`; `docs/parity.json`). The tests demand less than 2e-05. Where there "

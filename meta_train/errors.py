@@ -66,6 +66,17 @@ def nearest(name: Any, allowed: Iterable[str], unlisted: Iterable[str] = (), mor
     return f"{guess}allowed: {', '.join(allowed) or 'none'}{more}"
 
 
+def first_difference(a: Any, b: Any, path: str = "") -> tuple[str, Any, Any]:
+    """The dotted key at which two different JSON values begin to differ, and what stands there in each."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        key = next(key for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key))
+        return first_difference(a.get(key), b.get(key), join(path, key))
+    if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        i = next(i for i, (x, y) in enumerate(zip(a, b, strict=True)) if x != y)
+        return first_difference(a[i], b[i], join(path, i))
+    return path, a, b
+
+
 def join(*parts: Any) -> str:
     """A dotted key; empty parts are left out."""
     return ".".join(str(part) for part in parts if part != "")

@@ -4,10 +4,11 @@ On the disk a checkpoint is a directory named after its outer step: `<step>/stat
 as Orbax writes them, `<step>/manifest.json` the path, dtype and shape of every leaf, the SHA-256 of
 every file, and the caller's `meta`. (Orbax itself does not notice a flipped byte.)
 
-This file decides what is kept, skipped and deleted; `checkpoint_files` writes and reads one checkpoint,
-`checkpoint_shards` one of several processes, `checkpoint_format` knows what a state is.
+This file decides what is kept, skipped and deleted; `files` writes and reads one checkpoint, `shards` one of
+several processes, `format` knows what a state is.
 """
 
+import functools
 import json
 import os
 import shutil
@@ -22,16 +23,17 @@ from typing import Any
 
 import jax
 
+from learned_opt.artefact import atomic
 from meta_train.checkpoint import shards as checkpoint_shards
 from meta_train.checkpoint.files import UNFINISHED, Damaged, Restored, move, numbered, read, reason_of, write
 from meta_train.checkpoint.format import to_store
 from meta_train.errors import CheckpointError
 from meta_train.parallel import exchange
 
-__all__ = ["CheckpointError", "Checkpoints", "Restored"]
-
 PATIENCE = 5.0  # seconds that a save may still take where another process may be gone
 POLL = 0.02  # seconds between looks at what is being written
+ATTEMPTS = 10  # to restore while another process deletes what is being read
+SLOW = 5.0  # seconds that training waits for the disk before a warning
 
 
 class Checkpoints:
@@ -41,11 +43,10 @@ class Checkpoints:
     buffers may be donated as soon as `save` returns. What fails there is raised as CheckpointError
     by the next call.
 
-    Guarantees. A checkpoint is written under another name and flushed to the disk (fsync); one rename
-    then makes it appear, complete; older ones are deleted only after that. So when the process is
-    killed at any moment the last completed checkpoint is there, and after a power failure too, as far
-    as the disk keeps what it acknowledged. A save that fails (disk full) leaves the earlier ones as
-    they were. Reading never changes the directory. One process at a time may write.
+    Guarantees. A checkpoint is written under another name and flushed to the disk (fsync); one rename gives
+    it its own; older ones are deleted only after that. So a process that is killed at any moment leaves
+    the last completed checkpoint, and so does a power failure, as far as the disk keeps what it acknowledged.
+    A save that fails (disk full) leaves the earlier ones. Reading changes nothing. One process may write.
 
     With several processes (`jax.distributed`), all must call every method but `give_up`, in the same
     order, on a file system that they share. Each writes its own shards, each verifies its part of the files
@@ -76,6 +77,7 @@ class Checkpoints:
         self._pending: Future | None = None
         self._together = False  # the pending save is one of all processes
         self._given_up = threading.Event()
+        self._slow = False
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -102,8 +104,7 @@ class Checkpoints:
     def wait(self) -> None:
         """Returns when the last save is on the disk; raises CheckpointError, once, if it failed.
 
-        With several processes an error of JAX's own, at once, if one of them is dead.
-        """
+        Where another process is dead, it raises an error of JAX's own, at once."""
         if self._pending is not None:
             while self._together and exchange.anybody(not self._pending.done()):
                 time.sleep(POLL)
@@ -113,7 +114,7 @@ class Checkpoints:
             pending.result()
 
     def give_up(self) -> None:
-        """Lets go of a save that needs other processes, which may be gone; some seconds are for it to end."""
+        """Abandons, after some seconds, a save that needs other processes, which may be gone."""
         if self._pending is not None and self._together:
             wait_for([self._pending], timeout=PATIENCE)
             self._given_up.set()
@@ -139,11 +140,11 @@ class Checkpoints:
           CheckpointError: the previous save failed; a leaf cannot be saved; there is a checkpoint of
             this step or a later one; `meta` is not JSON.
         """
-        self.wait()
+        self._wait_for_previous()
         step = int(step)
-        newer = [s for s in self._agreed_steps() if s >= step and s not in self._damaged]
         if step < 0:
             raise CheckpointError(f"step must be >= 0, got {step}")
+        newer = [s for s in self._agreed_steps() if s >= step and s not in self._damaged]
         if newer and not replace:
             raise CheckpointError(f"cannot save step {step}: {self.directory} already has step {newer[-1]}")
         try:
@@ -164,7 +165,8 @@ class Checkpoints:
         """The newest checkpoint that is undamaged, or that of one step.
 
         A damaged checkpoint is named through `warn` with the reason, and the one before is tried.
-        The next save moves it to `damaged/`, so that its step is free again and nothing is lost.
+        The next save moves it to `damaged/`, so that its step is free again and nothing is lost. Another
+        process may save meanwhile, and delete what is being read here: then there is another attempt.
 
         Args:
           target: a state like the one saved, concrete or abstract (`jax.eval_shape`, with or without
@@ -184,36 +186,46 @@ class Checkpoints:
         if step is not None:
             if step not in self._agreed_steps():
                 raise CheckpointError(f"{self.directory} has no checkpoint {step}, only {self.steps()}")
-            try:
-                return read(self._path(step), target)
-            except Damaged as damage:
-                raise CheckpointError(f"checkpoint {self._path(step)} is damaged: {damage}") from damage
-        for path in sorted(self.directory.glob(f"*{UNFINISHED}")):
-            self._warn(f"{path} is a half-written checkpoint: skipped")
-        # Last come those that an interrupted replacement had set aside.
-        candidates = self._agreed(
-            numbered(self.directory)[::-1] + numbered(self.directory / "replaced")[::-1]
-        )
-        self._damaged = set()
-        for path in candidates:
+            path = self._path(step)
             try:
                 return read(path, target)
             except Damaged as damage:
-                self._warn(f"checkpoint {path} is damaged: {damage}: skipped")
-                self._damaged |= {int(path.name)} if path.parent == self.directory else set()
-        if candidates:
-            newest = candidates[0].name
-            raise CheckpointError(f"every checkpoint in {self.directory} is damaged; the newest is {newest}")
-        return None
+                raise CheckpointError(f"checkpoint {path} is damaged: {damage}") from damage
+        for path in sorted(self.directory.glob(f"*{UNFINISHED}")):
+            self._warn(f"{path} is a half-written checkpoint: skipped")
+        for _ in range(ATTEMPTS):
+            # Last come those that an interrupted replacement had set aside.
+            found = numbered(self.directory)[::-1] + numbered(self.directory / "replaced")[::-1]
+            candidates, deleted, self._damaged = self._agreed(found), False, set()
+            for path in candidates:
+                try:
+                    return read(path, target)
+                except Damaged as damage:
+                    if exchange.anybody(not path.exists()):
+                        deleted = True
+                        continue
+                    self._warn(f"checkpoint {path} is damaged: {damage}: skipped")
+                    self._damaged |= {int(path.name)} if path.parent == self.directory else set()
+            if not candidates:
+                return None
+            if not deleted:
+                break
+        newest = candidates[0].name
+        raise CheckpointError(f"every checkpoint in {self.directory} is damaged; the newest is {newest}")
+
+    def _wait_for_previous(self) -> None:
+        began = time.monotonic()
+        self.wait()
+        waited = time.monotonic() - began
+        if waited > SLOW and not self._slow:
+            self._slow = True
+            self._warn(f"the disk is slow: training waited {waited:.0f} s for a save in {self.directory}")
 
     def _path(self, step: int) -> Path:
         return self.directory / str(step)
 
-    def _on_disk(self) -> list[int]:
-        return [int(path.name) for path in numbered(self.directory)]
-
     def _agreed_steps(self) -> list[int]:
-        return [int(path.name) for path in self._agreed([self._path(s) for s in self._on_disk()])]
+        return [int(path.name) for path in self._agreed(numbered(self.directory))]
 
     def _agreed(self, paths: list[Path]) -> list[Path]:
         """The paths that the first process sees now: it changes them, so another one may look too late."""
@@ -239,9 +251,9 @@ class Checkpoints:
     def _save_shards(self, step: int, leaves: list, arrays: list, meta: dict, newer: list[int]) -> None:
         """The same order, with all processes: set aside here, the rest behind."""
         moved: list[tuple[Path, Path]] = []
-        make_room = lambda: self._make_room(newer, moved)  # noqa: E731
+        prepare = functools.partial(self._make_room, newer, moved)
         try:
-            save = checkpoint_shards.start(self._path(step), leaves, arrays, meta, make_room, self._given_up)
+            save = checkpoint_shards.start(self._path(step), leaves, arrays, meta, prepare, self._given_up)
         except (CheckpointError, exchange.GaveUp) as error:
             raise self._failure(step, str(error), moved) from error
         self._pending, self._together = self._behind(self._finish_shards, step, save, moved), True
@@ -257,32 +269,32 @@ class Checkpoints:
     def _make_room(self, newer: list[int], moved: list[tuple[Path, Path]]) -> None:
         """Sets aside what is to be replaced; `moved` tells where from."""
         self._clean()
-        replaced = self.directory / "replaced"
         if newer:
-            shutil.rmtree(replaced, ignore_errors=True)  # of an older, interrupted replacement
+            atomic.remove(self.directory / "replaced")  # of an older, interrupted replacement
         for s in newer:
-            moved.append((move(self._path(s), replaced), self._path(s)))
+            moved.append((move(self._path(s), self.directory / "replaced"), self._path(s)))
 
     def _failure(self, step: int, reason: str, moved: list[tuple[Path, Path]]) -> CheckpointError:
         for source, back in moved:
             if not back.exists():
                 source.rename(back)
-        good = [s for s in self._on_disk() if s not in self._damaged]
+        good = [int(p.name) for p in numbered(self.directory) if int(p.name) not in self._damaged]
         return CheckpointError(
             f"cannot save checkpoint {step} in {self.directory}: {reason}"
             + (f"; the last good one is {good[-1]}" if good else "")
         )
 
     def _tidy(self) -> None:
-        shutil.rmtree(self.directory / "replaced", ignore_errors=True)
+        atomic.remove(self.directory / "replaced")
         if self._max_to_keep is not None:
             for old in numbered(self.directory)[: -self._max_to_keep]:
-                shutil.rmtree(old, ignore_errors=True)
+                atomic.remove(old)
 
     def _clean(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
-        for path in self.directory.glob(f"*{UNFINISHED}"):
-            shutil.rmtree(path, ignore_errors=True)
+        for path in self.directory.iterdir():
+            if path.name.endswith(UNFINISHED) or atomic.is_litter(path):
+                shutil.rmtree(path, ignore_errors=True)
         for step in sorted(self._damaged):
             move(self._path(step), self.directory / "damaged")
         self._damaged = set()

@@ -8,14 +8,17 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
 
+from learned_opt.artefact import atomic
+from learned_opt.artefact.reading import FileError, one_line, read_json
 from meta_train.checkpoint.format import Leaf, check_fit, pack, shardings, stored_shape, unpack
 from meta_train.errors import CheckpointError
 from meta_train.parallel import exchange
@@ -24,6 +27,7 @@ from meta_train.parallel import exchange
 FORMAT = 1  # one process wrote everything
 FORMAT_SHARDS = 2  # every process wrote its shards
 UNFINISHED = ".unfinished"
+MOST_MANIFEST = 2**26  # bytes
 SPARE_BYTES = 2**20  # for the manifest and Orbax's own files
 
 
@@ -54,7 +58,7 @@ def write(path: Path, leaves: list[Leaf], arrays: list[np.ndarray], meta: dict) 
             checkpointer.save(draft / "state", args=orbax().args.StandardSave(pack(arrays)))
         sign(path, FORMAT, leaves, digests(files_in(draft), draft), meta)
     except BaseException:
-        remove(draft)
+        atomic.remove(draft)
         raise
 
 
@@ -70,19 +74,14 @@ def sign(path: Path, format_: int, leaves: list[Leaf], found: dict[str, str], me
     }
     manifest = json.dumps(body | {"sha256": _digest(body)}, indent=1)
     (draft / "manifest.json").write_text(manifest)
-    flush([*draft.rglob("*"), draft])
+    atomic.sync(*draft.rglob("*"), draft)
     draft.rename(path)
-    flush([path.parent])
+    atomic.sync(path.parent)
 
 
 def unfinished(path: Path) -> Path:
     """What a checkpoint is called until it is complete."""
     return path.with_name(path.name + UNFINISHED)
-
-
-def remove(directory: Path) -> None:
-    """Deletes a directory, as far as that goes."""
-    shutil.rmtree(directory, ignore_errors=True)
 
 
 def refuse_full_disk(directory: Path, needed: int) -> None:
@@ -122,20 +121,25 @@ def _leaves(body: dict) -> list[Leaf]:
 
 
 def _verified(path: Path, target: Any) -> dict:
-    """The manifest, after a look at those of its files that this process answers for."""
-    body = _read_manifest(path)
+    """The manifest, after a look at those of its files that this process verifies."""
+    body = read_manifest(path)
     try:
         check_fit(_leaves(body), target)
     except CheckpointError as error:
         raise CheckpointError(f"checkpoint {path} does not fit: {error}") from None
-    for name in sorted(body["files"])[jax.process_index() :: jax.process_count()]:
+    verify_files(path, sorted(body["files"])[jax.process_index() :: jax.process_count()], body)
+    return body
+
+
+def verify_files(path: Path, names: Iterable[str], body: dict) -> None:
+    """Compares files of a checkpoint with the digests of its manifest (Damaged)."""
+    for name in names:
         try:
             same = _file_digest(path / name) == body["files"][name]
         except OSError as error:
             raise Damaged(f"{name} cannot be read ({reason_of(error)})") from error
         if not same:
             raise Damaged(f"{name} is not what was written, by its digest")
-    return body
 
 
 def _stored(path: Path, leaves: list[Leaf], target: Any) -> dict[str, Any]:
@@ -156,18 +160,47 @@ def _stored(path: Path, leaves: list[Leaf], target: Any) -> dict[str, Any]:
         raise Damaged(f"its arrays cannot be read ({reason_of(error)})") from error
 
 
-def _read_manifest(path: Path) -> dict:
+class Manifest(BaseModel):
+    """The fields of `manifest.json`, as `sign` writes them."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    format: int
+    step: NonNegativeInt
+    meta: dict[str, Any]
+    leaves: list[tuple[str, str, list[NonNegativeInt], str]]
+    files: dict[str, str]
+    sha256: str
+
+
+def read_manifest(path: Path) -> dict:
+    """The manifest of a checkpoint.
+
+    Raises:
+      Damaged: it is not what was written.
+      CheckpointError: a later version of this project wrote it.
+    """
     try:
-        body = json.loads((path / "manifest.json").read_bytes())
+        body = read_json(path / "manifest.json", most=MOST_MANIFEST)
         signed = body.pop("sha256")
-    except OSError as error:
-        raise Damaged(f"its manifest cannot be read ({reason_of(error)})") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except FileError as error:
+        raise Damaged(f"its manifest is not one ({error})") from error
+    except (KeyError, TypeError, AttributeError) as error:
         raise Damaged("its manifest is not one") from error
     if _digest(body) != signed:
         raise Damaged("the digest of its manifest does not match")
-    if body["format"] not in (1, 2):
-        raise CheckpointError(f"checkpoint {path} has format {body['format']}, only 1 and 2 are known here")
+    if body.get("format") not in (1, 2):
+        found = one_line(str(body.get("format")))
+        raise CheckpointError(f"checkpoint {path} has format {found}, only 1 and 2 are known here")
+    try:
+        Manifest.model_validate_json(json.dumps(body | {"sha256": signed}))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise Damaged(f"its manifest is not one ({where}: {first['msg']})") from error
+    outside = [name for name in body["files"] if Path(name).is_absolute() or ".." in Path(name).parts]
+    if outside:
+        raise Damaged(f"its manifest names {one_line(outside[0])}, which is outside of it")
     if str(body["step"]) != path.name:
         raise Damaged(f"it holds step {body['step']}")
     return body
@@ -178,21 +211,12 @@ def _digest(body: dict) -> str:
 
 
 def _file_digest(path: Path) -> str:
+    if not path.is_file():  # a FIFO would be waited for
+        raise OSError(
+            errno.EINVAL, "it is not a regular file" if path.exists() else os.strerror(errno.ENOENT)
+        )
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def flush(paths: list[Path]) -> None:
-    """Waits until files and directories are on the disk (fsync)."""
-    for path in paths:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems cannot flush a directory
-                raise
-        finally:
-            os.close(descriptor)
 
 
 @functools.cache

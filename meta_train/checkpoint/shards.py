@@ -1,9 +1,9 @@
 """A checkpoint that several processes write together, each its own shards, through Orbax.
 
-In the caller's thread: the first process makes the directory, then all copy their shards to the host. Behind,
-in one thread of each: it writes its shards (`state/ocdbt.process_I`), flushes them and tells the first one
-their digests; that one merges the indices, signs the manifest, renames, and tells the others that it is done.
-Until that rename there is no checkpoint. No device takes part, so training goes on meanwhile.
+In the caller's thread, the first process makes the directory, and all copy their shards to the host. In a
+background thread, each process writes its shards (`state/ocdbt.process_I`), flushes them and publishes their
+digests; the first process merges the indices, signs the manifest, renames the directory and publishes the
+outcome. Until that rename there is no checkpoint. No device takes part, so training goes on meanwhile.
 """
 
 import asyncio
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from learned_opt.artefact import atomic
 from meta_train.checkpoint import files
 from meta_train.checkpoint.format import Leaf, pack
 from meta_train.errors import CheckpointError
@@ -29,7 +30,7 @@ class Save(NamedTuple):
       path: of the checkpoint, once it is complete.
       leaves: what it holds.
       meta: the caller's.
-      topic: where the processes talk about it.
+      topic: of the messages about it.
       handler: Orbax's.
       futures: what Orbax is still writing here.
       error: why this process cannot write its part; "" if it can.
@@ -68,15 +69,15 @@ def start(
     topic = exchange.topic()
     unfinished = files.unfinished(path)
     if jax.process_index() == 0:
-        said = ""
+        reason = ""
         try:
             prepare()
             files.refuse_full_disk(path.parent, sum(array.nbytes for array in arrays))
             (unfinished / "state").mkdir(parents=True)
         except Exception as error:
-            said = files.reason_of(error)
-        exchange.tell(f"{topic}/ready", said)
-    refused = exchange.hear(f"{topic}/ready", give_up)
+            reason = files.reason_of(error)
+        exchange.publish(f"{topic}/ready", reason)
+    refused = exchange.receive(f"{topic}/ready", give_up)
     if refused:
         raise CheckpointError(refused)
     handler, futures, error = None, [], ""
@@ -97,21 +98,21 @@ def finish(save: Save, give_up: threading.Event) -> None:
       exchange.GaveUp: the others are not there any longer.
     """
     me = jax.process_index()
-    exchange.tell(f"{save.topic}/part/{me}", json.dumps(_part(save, me)))
+    exchange.publish(f"{save.topic}/part/{me}", json.dumps(_part(save, me)))
     if me == 0:
-        said = ""
+        reason = ""
         try:
             _complete(save, give_up)
         except exchange.GaveUp:
             raise
         except Exception as error:
-            said = str(error) if isinstance(error, CheckpointError) else files.reason_of(error)
-        exchange.forget(f"{save.topic}/part/")
-        exchange.tell(f"{save.topic}/verdict", said)
+            reason = str(error) if isinstance(error, CheckpointError) else files.reason_of(error)
+        exchange.delete(f"{save.topic}/part/")
+        exchange.publish(f"{save.topic}/outcome", reason)
     else:
-        said = exchange.hear(f"{save.topic}/verdict", give_up)
-    if said:
-        raise CheckpointError(said)
+        reason = exchange.receive(f"{save.topic}/outcome", give_up)
+    if reason:
+        raise CheckpointError(reason)
 
 
 def _part(save: Save, process: int) -> dict:
@@ -128,7 +129,7 @@ def _part(save: Save, process: int) -> dict:
     try:
         own = files.files_in(unfinished / "state" / f"ocdbt.process_{process}")
         found = files.digests(own, unfinished)
-        files.flush(own)
+        atomic.sync(*own)
     except OSError as failed:
         return {"error": files.reason_of(failed)}
     return {"files": found}
@@ -140,7 +141,7 @@ def _complete(save: Save, give_up: threading.Event) -> None:
     found: dict[str, str] = {}
     errors = []
     for process in range(jax.process_count()):
-        part = json.loads(exchange.hear(f"{save.topic}/part/{process}", give_up))
+        part = json.loads(exchange.receive(f"{save.topic}/part/{process}", give_up))
         found |= part.get("files", {})
         if "error" in part:
             errors.append(f"{part['error']} (process {process})")
@@ -152,12 +153,12 @@ def _complete(save: Save, give_up: threading.Event) -> None:
         found |= files.digests(rest, unfinished)
         files.sign(save.path, files.FORMAT_SHARDS, save.leaves, found, save.meta)
     except BaseException:
-        files.remove(unfinished)
+        atomic.remove(unfinished)
         raise
 
 
 def _handler() -> Any:
-    """Orbax's own way over processes, except that it talks to nobody: the exchange above does."""
+    """Orbax's handler for several processes, without its own communication: the exchange above does that."""
     ocp = files.orbax()
     handlers = ocp.type_handlers
     registry = handlers.create_type_handler_registry(

@@ -1,8 +1,8 @@
-"""Short texts between the processes of one run, and what they decide together.
+"""Short messages between the processes of one run, and decisions that they take together.
 
-Collectives (`gather`, `together`) are called by all processes in the same order, in the main thread, and
-fail at once where one of them is dead. `tell` and `hear` pass through the coordinator of JAX's own runtime:
-a background thread may use them while the main thread trains.
+Collectives (`gather`, `anybody`, `together`) are called by all processes in the same order, in the main
+thread, and fail at once where one of them is dead. `publish`, `receive` and `delete` use the key-value store
+of JAX's coordinator: a background thread may call them while the main thread trains.
 """
 
 import itertools
@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-NOTICED = 0.2  # seconds after which a listener looks whether it should give up
+POLL = 0.2  # seconds after which a receiver checks whether it should give up
 _numbers = itertools.count()
 
 
@@ -31,8 +31,8 @@ def gather(text: str) -> list[str]:
     sizes = np.asarray(multihost_utils.process_allgather(np.asarray(mine.size))).reshape(-1)
     padded = np.zeros(max(int(sizes.max()), 1), np.uint8)
     padded[: mine.size] = mine
-    everybodys = np.asarray(multihost_utils.process_allgather(padded))
-    return [row[:size].tobytes().decode() for row, size in zip(everybodys, sizes, strict=True)]
+    texts = np.asarray(multihost_utils.process_allgather(padded))
+    return [row[:size].tobytes().decode() for row, size in zip(texts, sizes, strict=True)]
 
 
 def anybody(mine: bool) -> bool:
@@ -54,8 +54,8 @@ def together(function: Callable[[], Any], *errors: type[Exception]) -> Any:
     if jax.process_count() > 1:
         kinds = [kind.__name__ for kind in errors]
         mine = "" if raised is None else f"{kinds.index(type(raised).__name__)} {raised}"
-        for said in filter(None, gather(mine)):
-            kind, _, line = said.partition(" ")
+        for message in filter(None, gather(mine)):
+            kind, _, line = message.partition(" ")
             raise errors[int(kind)](line) from raised
     if raised is not None:
         raise raised
@@ -67,29 +67,29 @@ def topic() -> str:
     return f"meta_train/{next(_numbers)}"
 
 
-def tell(place: str, text: str) -> None:
-    """Leaves a text for the other processes at a place, once."""
-    _client().key_value_set(place, text)
+def publish(key: str, text: str) -> None:
+    """Stores a message under a key, once, for the other processes."""
+    _client().key_value_set(key, text)
 
 
-def hear(place: str, give_up: threading.Event) -> str:
-    """Waits for the text of a place.
+def receive(key: str, give_up: threading.Event) -> str:
+    """Waits for the message of a key.
 
     Raises:
       GaveUp: `give_up` was set, or the coordinator is gone.
     """
     while not give_up.is_set():
         try:
-            return _client().blocking_key_value_get(place, int(1000 * NOTICED))
+            return _client().blocking_key_value_get(key, int(1000 * POLL))
         except jax.errors.JaxRuntimeError as error:
             if "DEADLINE_EXCEEDED" not in str(error):
                 raise GaveUp("the coordinator is gone") from error
     raise GaveUp("another process is gone")
 
 
-def forget(place: str) -> None:
-    """Removes what was said at a place and under it."""
-    _client().key_value_delete(place)
+def delete(prefix: str) -> None:
+    """Deletes the messages of all keys that begin with this directory."""
+    _client().key_value_delete(prefix)
 
 
 def _client() -> Any:

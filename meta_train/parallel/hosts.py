@@ -1,23 +1,22 @@
 """One run on several processes or hosts: JAX's own runtime, and what they must agree on.
 
 Every process runs the same program on the same config; the particles are split over the devices of all of
-them; process 0 alone logs and talks. All need the run's directory on a file system that they share.
+them; process 0 alone writes logs and prints. All need the run's directory on a file system that they share.
 """
 
-import hashlib
-import socket
-import time
+import json
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
-from meta_train.errors import ConfigError, Problem, RunError
-from meta_train.parallel.exchange import anybody
+from meta_train.errors import ConfigError, Problem, RunError, first_difference, show
+from meta_train.parallel.exchange import anybody, gather
+from meta_train.parallel.rendezvous import meet
 
-HEARTBEAT = 30  # seconds after which a process that is not heard of counts as dead
-START = 120  # seconds that the coordinator has to appear
+HEARTBEAT = 30  # seconds after which a silent process counts as dead
+START = 120  # seconds that each process has to appear
 
 
 def join(
@@ -38,15 +37,15 @@ def join(
 
     Raises:
       ConfigError: options that do not belong together.
-      RunError: no cluster, or its processes cannot be reached.
+      RunError: no cluster; the port is in use; a process cannot be reached or does not come.
     """
     if coordinator is not None or not detect:
         _check(coordinator, num_processes, process_id)
-    options: dict[str, Any] = {"heartbeat_timeout_seconds": heartbeat}
+    options: dict[str, Any] = {"heartbeat_timeout_seconds": heartbeat, "initialization_timeout": START}
     if coordinator is not None:
+        assert num_processes is not None and process_id is not None
         options["cluster_detection_method"] = "deactivate"
-        if process_id:
-            _wait_for(coordinator)
+        meet(coordinator, num_processes, process_id, START)
     try:
         jax.distributed.initialize(coordinator, num_processes, process_id, **options)
     except (RuntimeError, ValueError) as error:
@@ -68,49 +67,28 @@ def _check(coordinator, num_processes, process_id):
         raise ConfigError([Problem("--process-id", f"must be between 0 and {num_processes - 1}", process_id)])
 
 
-def _wait_for(coordinator: str) -> None:
-    """Waits until somebody answers at HOST:PORT; JAX itself would abort the process with a stack trace."""
-    host, _, port = coordinator.rpartition(":")
-    deadline = time.monotonic() + START
-    while True:
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
-            return
-        except socket.gaierror as error:
-            raise RunError(f"cannot join {coordinator}: no such host ({error.strerror})") from error
-        except OSError as error:
-            if time.monotonic() > deadline:
-                reason = error.strerror or "no answer"
-                raise RunError(
-                    f"cannot join {coordinator}: no process 0 there in {START} s ({reason})"
-                ) from error
-        time.sleep(0.2)
-
-
 def several() -> bool:
     """Whether the run has more than one process."""
     return jax.process_count() > 1
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes and talks."""
+    """Whether this process is the one that writes logs and prints."""
     return jax.process_index() == 0
 
 
-def agree(what: str, text: str) -> None:
-    """Refuses (RunError) to go on where the processes do not have the same text."""
-    if not several():
-        return
-    from jax.experimental import multihost_utils
-
-    mine = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
-    everybodys = np.asarray(multihost_utils.process_allgather(mine))
-    others = [i for i, one in enumerate(everybodys) if not np.array_equal(one, everybodys[0])]
-    if others:
-        raise RunError(
-            f"the processes must have the same {what}: process 0 has {everybodys[0].tobytes().hex()[:12]}, "
-            f"process {others[0]} has {everybodys[others[0]].tobytes().hex()[:12]} (sha256)"
-        )
+def agree(what: str, value: Any) -> None:
+    """Refuses (RunError) to go on where the processes do not have the same JSON value; the key is named."""
+    for process, text in enumerate(gather(json.dumps(value, sort_keys=True))):
+        other = json.loads(text)
+        if process == 0:
+            first = other
+        elif other != first:
+            key, here, there = first_difference(first, other)
+            raise RunError(
+                f"the processes must have the same {what}: {key} is {show(here)} in process 0, "
+                f"{show(there)} in process {process}"
+            )
 
 
 def first_then_all(function: Callable[[], Any]) -> Any:
@@ -130,7 +108,7 @@ def first_then_all(function: Callable[[], Any]) -> Any:
     if error is not None:
         raise error
     if failed:
-        raise RunError("process 0 refused to go on; it says why")
+        raise RunError("process 0 refused to go on; its message says why")
     multihost_utils.sync_global_devices("process 0 is done")
     return result if is_first() else function()
 

@@ -1,5 +1,6 @@
 """A population run in a directory: restore, round by round, close."""
 
+import contextlib
 import time
 from collections import Counter
 from pathlib import Path
@@ -64,17 +65,19 @@ def run_population(
     """
     began = time.perf_counter()
     set_up_jax(config)  # type: ignore[arg-type]  # its `runtime` section is the same
-    hosts.agree("config", config_lib.digest(config))
+    hosts.agree("config", config_lib.resolved(config))
     if not hosts.is_first():
         display = SILENT
     run, parts = build_population(config)
+    held = contextlib.ExitStack()
     directory = hosts.first_then_all(
         lambda: prepare_as(
-            directory, config_lib.resolved(config), _read_config, resume or not hosts.is_first()
+            directory, config_lib.resolved(config), _read_config, resume or not hosts.is_first(), held
         )
     )
     try:
-        stage, record = _train(config, run, directory, resume, display)
+        with held:
+            stage, record = _train(config, run, directory, resume, display)
         found = run.engine.test(stage.members, run.trainer.data)
         test = {name: np.asarray(values) for name, values in found.items()}
     except (jax.errors.JaxRuntimeError, ValueError) as error:

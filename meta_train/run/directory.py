@@ -4,80 +4,100 @@ config.yaml      the resolved config
 checkpoints/     the whole outer state, newest few
 best/            theta of the best held-out score
 metrics.jsonl    one row a line
+.lock            locked by the process that writes, and never removed
 """
 
-import os
+import contextlib
+import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
+from learned_opt.artefact.atomic import Busy, is_litter, locked, write_file
 from meta_train.checkpoint.checkpoints import Checkpoints
 from meta_train.config import file as config_file
 from meta_train.config import load as config_lib
 from meta_train.config.load import RunConfig
-from meta_train.errors import RunError
+from meta_train.config.registry import as_json
+from meta_train.errors import CheckpointError, RunError, first_difference, show
+from meta_train.parallel import hosts
 from meta_train.run.experiment import Experiment, assemble
 
-CONFIG, METRICS, CHECKPOINTS, BEST = "config.yaml", "metrics.jsonl", "checkpoints", "best"
+CONFIG, METRICS, CHECKPOINTS, BEST, LOCK = "config.yaml", "metrics.jsonl", "checkpoints", "best", ".lock"
 # What may differ when a run is resumed: it does not change what is computed.
 FREE = ("checkpoint", "logging", "mesh", "runtime")
 
 
-def prepare(directory: Path, config: RunConfig, resume: bool) -> Path:
-    """Makes the directory of a new run, or checks that it holds this one.
+def prepare(directory: Path, config: RunConfig, resume: bool, held: contextlib.ExitStack) -> Path:
+    """Makes the directory of a new run, or checks that it holds this one; locks it until `held` is closed.
 
     Raises:
-      RunError: a run is there and `resume` is false, or the one there was made by another config.
+      RunError: a run is there and `resume` is false, or the one there was made by another config; another
+        process is writing there; the directory holds something else, or cannot be written.
     """
     return prepare_as(
         directory,
         config_lib.resolved(config),
         lambda file: config_lib.resolved(config_lib.load(file)),
         resume,
+        held,
     )
 
 
 def prepare_as(
-    directory: Path, resolved: dict[str, Any], read: Callable[[Path], dict[str, Any]], resume: bool
+    directory: Path,
+    resolved: dict[str, Any],
+    read: Callable[[Path], dict[str, Any]],
+    resume: bool,
+    held: contextlib.ExitStack,
 ) -> Path:
     """`prepare` for any kind of config: `resolved` as plain values, and how such a file is read back."""
     directory = Path(directory)
     file = directory / CONFIG
-    if file.exists():
-        if not resume:
-            raise RunError(f"{directory} holds a run already: --resume goes on with it, --out starts another")
-        _refuse_other(read(file), resolved, directory)
-        return directory
-    if directory.exists() and any(directory.iterdir()):
-        raise RunError(f"{directory} is not empty and holds no run: choose another directory with --out")
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        draft = file.with_suffix(".tmp")
-        draft.write_text(config_file.dump(resolved), encoding="utf-8")
-        os.replace(draft, file)
+        if not file.exists() and directory.exists() and not all(map(_is_left_over, directory.iterdir())):
+            raise RunError(f"{directory} is not empty and holds no run: choose another directory with --out")
+        if hosts.is_first():
+            directory.mkdir(parents=True, exist_ok=True)
+            held.enter_context(locked(directory / LOCK))
+        if not file.exists():
+            write_file(file, config_file.dump(resolved))
+            return directory
+    except Busy as holder:
+        raise RunError(
+            f"{directory} is in use by {str(holder) or 'another process'}: wait until that run has ended, or "
+            "choose another directory with --out"
+        ) from holder
     except OSError as error:
         raise RunError(f"cannot write to {directory}: {error.strerror}") from error
+    if not resume:
+        raise RunError(f"{directory} holds a run already: --resume goes on with it, --out starts another")
+    _refuse_other(read(file), resolved, directory)
     return directory
 
 
+def _is_left_over(path: Path) -> bool:
+    """Whether a run that was killed before it had a config left this (earlier versions: `config.tmp`)."""
+    return path.name in (LOCK, "config.tmp") or is_litter(path)
+
+
 def _refuse_other(there: dict, here: dict, directory: Path) -> None:
-    for key in sorted(there.keys() | here.keys()):
-        if key not in FREE and there.get(key) != here.get(key):
-            path, old, new = _first_difference(key, there.get(key), here.get(key))
-            raise RunError(f"{directory} holds a run with another config: {path} is {old} there, {new} here")
+    found = difference(there, here)
+    if found:
+        path, old, new = found
+        raise RunError(f"{directory} holds a run with another config: {path} is {old} there, {new} here")
 
 
-def _first_difference(path: str, a: Any, b: Any) -> tuple[str, Any, Any]:
-    if isinstance(a, dict) and isinstance(b, dict):
-        for key in sorted(a.keys() | b.keys()):
-            if a.get(key) != b.get(key):
-                return _first_difference(f"{path}.{key}", a.get(key), b.get(key))
-    if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
-        i = next(i for i, (x, y) in enumerate(zip(a, b, strict=True)) if x != y)
-        return _first_difference(f"{path}.{i}", a[i], b[i])
-    return path, a, b
+def difference(there: dict, here: dict) -> tuple[str, str, str] | None:
+    """The first key whose value differs, and both values; keys that a resumed run may change do not count."""
+    old, new = ({k: v for k, v in one.items() if k not in FREE} for one in (there, here))
+    if old == new:
+        return None
+    path, a, b = first_difference(old, new)
+    return path, show(a), show(b)
 
 
 def open_checkpoints(
@@ -102,6 +122,42 @@ def load_config(directory: Path) -> RunConfig:
     return config_lib.load(Path(directory) / CONFIG)
 
 
+def settings_of(directory: Path) -> dict[str, Any]:
+    """The content of config.yaml as it stands there, without what a resumed run may change.
+
+    Every checkpoint holds it, so that a later change of the file does not go unnoticed, whatever the version
+    of this project that reads it.
+    """
+    raw = json.loads(as_json(config_file.read(Path(directory) / CONFIG)))
+    return {key: value for key, value in raw.items() if key not in FREE}
+
+
+def refuse_changed(directory: Path, step: int, meta: dict, warn: Callable[[str], None]) -> None:
+    """Refuses a config.yaml that is not the one that a checkpoint was made with.
+
+    Earlier versions recorded a digest of the whole config, with what a resumed run may change: where it does
+    not match, a warning is all that can be said.
+
+    Raises:
+      RunError: the first key whose value differs is named.
+    """
+    file = Path(directory) / CONFIG
+    if "settings" in meta:
+        found = difference(meta["settings"], settings_of(directory))
+        if found:
+            path, then, now = found
+            raise RunError(
+                f"{file} was changed after the run began: {path} is {now}, but checkpoint {step} was made "
+                f"with {then}; change it back"
+            )
+    elif "config" in meta:
+        raw = json.loads(as_json(config_file.read(file)))
+        if hashlib.sha256(json.dumps(raw, sort_keys=True).encode()).hexdigest() != meta["config"]:
+            warn(
+                f"{file} differs from the config of checkpoint {step}: it was changed, or the run was resumed"
+            )
+
+
 class Trained(NamedTuple):
     """What a run has learned so far.
 
@@ -124,8 +180,8 @@ def load_trained(directory: Path, warn: Callable[[str], None], *, last: bool = F
     """The best theta of a run by held-out score; the last one if there was no evaluation, or if `last`.
 
     Raises:
-      RunError: not a run, or nothing saved yet.
-      CheckpointError: what is there is damaged.
+      RunError: not a run, nothing saved yet, or config.yaml was changed since.
+      CheckpointError: all checkpoints are damaged.
     """
     directory = Path(directory)
     config = load_config(directory)
@@ -135,10 +191,15 @@ def load_trained(directory: Path, warn: Callable[[str], None], *, last: bool = F
     checkpoints, best = open_checkpoints(directory, config.checkpoint.max_to_keep, warn)
     state = jax.eval_shape(experiment.outer.init, jax.random.key(0))
     with checkpoints, best:
-        restored = None if last else best.restore({"theta": state.theta})
-        if restored is not None:
-            return Trained(experiment, restored.state["theta"], restored.step, "best", restored.meta["score"])
-        restored = checkpoints.restore(state)
+        try:
+            restored = None if last else best.restore({"theta": state.theta})
+        except CheckpointError as error:
+            warn(f"{error}: the newest checkpoint is taken instead of the best one")
+            restored = None
+        which = "best" if restored is not None else "last"
+        restored = restored or checkpoints.restore(state)
     if restored is None:
         raise RunError(f"{directory} has no checkpoint yet")
-    return Trained(experiment, restored.state.theta_ema, restored.step, "last", None)
+    refuse_changed(directory, restored.step, restored.meta, warn)
+    theta = restored.state["theta"] if which == "best" else restored.state.theta_ema
+    return Trained(experiment, theta, restored.step, which, restored.meta.get("score"))

@@ -38,7 +38,14 @@ def every(n: int | None, hook: Hook, *, last: int) -> Hook:
 
 
 def log(
-    writer: Writer, *, n: int, last: int, steps_per_call: int, inner_steps: int, show: Callable[[dict], None]
+    writer: Writer,
+    *,
+    n: int,
+    last: int,
+    steps_per_call: int,
+    inner_steps: int,
+    show: Callable[[dict], None],
+    warn: Callable[[str], None],
 ) -> Hook:
     """Reads the metrics from the device every n steps and writes their mean as one row.
 
@@ -49,12 +56,14 @@ def log(
       steps_per_call: outer steps that one call's metrics are the mean of.
       inner_steps: steps of inner training in one outer step.
       show: called with every row too (the progress bar).
+      warn: called when all particles of a family have diverged, or no longer do.
     """
+    lost: set[str] = set()
     pending: list[dict[str, jax.Array]] = []
     since = time.perf_counter()
 
     def hook(step, state, metrics):
-        nonlocal since
+        nonlocal since, lost
         pending.append(metrics)
         if step % n and step != last:
             return
@@ -67,7 +76,7 @@ def log(
         pending.clear()
         writer.write(step - 1, row)
         show(row)
-        refuse_divergence(step, row)
+        lost = warn_of_divergence(step, row, lost, warn)
 
     return hook
 
@@ -140,19 +149,28 @@ def profile(directory: Path, say: Callable[[str], None], *, last: int, calls: in
     return hook
 
 
-def refuse_divergence(step: int, row: dict[str, float]) -> None:
-    """Stops a run that has nothing left to learn from.
+def warn_of_divergence(
+    step: int, row: dict[str, float], before: set[str], warn: Callable[[str], None]
+) -> set[str]:
+    """The families of which all particles diverged; a warning about those that were not there before.
+
+    The losses of such a family are all `worst_loss`: it adds nothing to the gradient until some particle
+    recovers, and the others are still learned from.
 
     Raises:
-      RunError: all particles of a family diverged in every window of the row, or the update of theta
-        is not finite.
+      RunError: nothing is left to learn from, or the update of theta is not finite.
     """
-    for name, value in row.items():
-        family, _, metric = name.rpartition("/")
-        if metric == "diverged" and value == 1.0:
-            raise RunError(f"all particles of family {family!r} diverged, up to outer step {step}")
+    shares = {name.rpartition("/")[0]: x for name, x in row.items() if name.endswith("/diverged")}
+    lost = {family for family, share in shares.items() if share == 1.0}
+    names = ", ".join(map(repr, sorted(lost)))
+    if lost and lost == shares.keys():
+        plural = "family" if len(lost) == 1 else "all families,"
+        raise RunError(f"all particles of {plural} {names} diverged, up to outer step {step}")
+    if lost - before:
+        warn(f"all particles of family {names} diverged, up to outer step {step}: only the others teach")
     if not math.isfinite(row["update_norm"]):
         raise RunError(f"the update of theta is not finite at outer step {step}: {row['update_norm']}")
+    return lost
 
 
 def save(checkpoints: Checkpoints, meta: Callable[[int], dict]) -> Hook:
@@ -169,8 +187,9 @@ def select(
     score: Callable[[Any], dict[str, float]],
     best: Checkpoints,
     writer: Writer,
-    best_score: float,
+    record: dict[str, float | None],
     show: Callable[[dict], None],
+    meta: dict,
 ) -> Hook:
     """Scores theta on held-out tasks (lower is better) and keeps the best theta apart.
 
@@ -178,19 +197,19 @@ def select(
       score: `(theta) -> {"score": ..., and details}`.
       best: where the best theta is kept, under "theta".
       writer: where rows go, names prefixed by `held_out/`.
-      best_score: the best so far.
+      record: {"best_score": the best so far, None without one}; kept up to date.
       show: called with every row too.
+      meta: what else the best theta's checkpoint remembers.
     """
 
     def hook(step, state, metrics):
-        nonlocal best_score
         del metrics
         row = {f"held_out/{name}": value for name, value in score(state.theta_ema).items()}
-        current = row["held_out/score"]
-        if current < best_score:
-            best.save(step, {"theta": state.theta_ema}, {"score": current}, replace=True)
-            best_score = current
-        row["held_out/best_score"] = best_score
+        current, so_far = row["held_out/score"], record["best_score"]
+        if current < (math.inf if so_far is None else so_far):
+            best.save(step, {"theta": state.theta_ema}, meta | {"score": current}, replace=True)
+            record["best_score"] = current
+        row["held_out/best_score"] = math.inf if record["best_score"] is None else record["best_score"]
         writer.write(step - 1, row)
         show(row)
 

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from learned_opt.artefact.atomic import write_file
+from learned_opt.artefact.reading import FileError, parse_json, read_bytes
 from meta_train.errors import MetricsError
 
 
@@ -19,11 +21,13 @@ class Writer(NamedTuple):
       write: `(step, row) -> None`; `row` maps names to scalars (NumPy's and jax's too).
       close: `() -> None`; no row may follow.
       run_id: the Weights & Biases id, to be given back on resume; None for other writers.
+      rows: `() -> int`, how many are in the file; 0 for other writers.
     """
 
     write: Callable[[int, dict[str, Any]], None]
     close: Callable[[], None]
     run_id: str | None = None
+    rows: Callable[[], int] = lambda: 0
 
 
 def all_of(writers: Sequence[Writer]) -> Writer:
@@ -43,7 +47,8 @@ def all_of(writers: Sequence[Writer]) -> Writer:
         if errors:
             raise errors[0]
 
-    return Writer(write, close, next((w.run_id for w in writers if w.run_id), None))
+    run_id = next((w.run_id for w in writers if w.run_id), None)
+    return Writer(write, close, run_id, lambda: max((w.rows() for w in writers), default=0))
 
 
 def plain(value: Any) -> Any:
@@ -97,24 +102,26 @@ def jsonl_writer(path: str | os.PathLike, *, resume_step: int | None = None) -> 
     Args:
       path: the file; its directory must exist.
       resume_step: None for a new file. On resume, the first step that will be written again: rows of
-        this step and later ones are dropped, and a last line that a killed process left torn, by
-        writing the rest to a new file and renaming it.
+        this step and later ones are dropped, and a last line that a killed process left torn; the file is
+        replaced by the rest in one rename.
 
     Raises:
       MetricsError: here, the file exists and `resume_step` is None, or it is damaged; here and in
         `write`, the file cannot be written (disk full); the rows written before stay as they were.
     """
-    path = Path(path)
+    path, count = Path(path), 0
     try:
         if resume_step is not None and path.exists():
-            _rewind(path, resume_step)
+            count = _rewind(path, resume_step)
         elif path.exists() and path.stat().st_size:
             raise MetricsError(f"{path} exists already: resume the run, or choose another directory")
         file = open(path, "ab", buffering=0)
-    except OSError as error:
-        raise MetricsError(f"cannot write metrics to {path}: {error.strerror}") from error
+    except (OSError, FileError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise MetricsError(f"cannot write metrics to {path}: {reason}") from error
 
     def write(step: int, row: dict[str, Any]) -> None:
+        nonlocal count
         if "step" in row:
             raise MetricsError("a row may not have an entry named step: the step is given apart")
         try:
@@ -129,35 +136,38 @@ def jsonl_writer(path: str | os.PathLike, *, resume_step: int | None = None) -> 
         except OSError as error:
             os.ftruncate(file.fileno(), end)
             raise MetricsError(f"cannot write metrics to {path}: {error.strerror}") from error
+        count += 1
 
-    return Writer(write, file.close)
+    return Writer(write, file.close, rows=lambda: count)
 
 
 def _lines(path: Path) -> list[tuple[bytes, dict]]:
     """The lines of a file with their rows; a torn last line is left out."""
-    *whole, last = path.read_bytes().split(b"\n")
+    *whole, last = read_bytes(path).split(b"\n")
     rows = []
     for number, line in enumerate([*whole, last], 1):
         try:
-            row = json.loads(line)
-            rows.append((line, {**row, "step": int(row["step"])}))
-        except (ValueError, TypeError, KeyError) as error:
+            row = parse_json(line, "it")
+            if not isinstance(row, dict) or type(row.get("step")) is not int or row["step"] < 0:
+                raise FileError("it should be a mapping with a step")
+            rows.append((line, row))
+        except FileError as error:
             if number > len(whole):
                 break  # what follows the last newline was never wholly written, or is nothing
-            raise MetricsError(f"{path}, line {number}, is not a row of metrics: {error}") from error
+            raise MetricsError(
+                f"{path}, line {number}, is not a row of metrics: {error}; delete this line to continue "
+                "without its numbers"
+            ) from error
     return rows
 
 
-def _rewind(path: Path, step: int) -> None:
-    kept = b"".join(line + b"\n" for line, row in _lines(path) if row["step"] < step)
-    if kept == path.read_bytes():
-        return
-    new = path.with_name(path.name + ".tmp")
-    with open(new, "wb") as file:
-        file.write(kept)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(new, path)
+def _rewind(path: Path, step: int) -> int:
+    """Drops the rows of this step and of later ones; returns how many are left."""
+    before = read_bytes(path)
+    kept = [line + b"\n" for line, row in _lines(path) if row["step"] < step]
+    if b"".join(kept) != before:
+        write_file(path, b"".join(kept))
+    return len(kept)
 
 
 def read_jsonl(path: str | os.PathLike) -> list[dict[str, Any]]:
@@ -170,5 +180,5 @@ def read_jsonl(path: str | os.PathLike) -> list[dict[str, Any]]:
     """
     try:
         return [_from_strict(row) for _, row in _lines(Path(path))]
-    except OSError as error:
-        raise MetricsError(f"cannot read metrics from {path}: {error.strerror}") from error
+    except FileError as error:
+        raise MetricsError(f"cannot read metrics: {error}") from error

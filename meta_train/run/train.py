@@ -11,38 +11,21 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from meta_train.checkpoint.checkpoints import Checkpoints
+from meta_train.checkpoint.checkpoints import Checkpoints, Restored
 from meta_train.config import load as config_lib
 from meta_train.config.load import RunConfig
+from meta_train.core.outer import OuterState
 from meta_train.core.stream import Feeds
-from meta_train.errors import CheckpointError, RunError
-from meta_train.evaluation.held_out import make_held_out
+from meta_train.errors import RunError
 from meta_train.parallel import hosts
 from meta_train.run import hooks
-from meta_train.run.directory import METRICS, open_checkpoints, prepare
-from meta_train.run.experiment import Experiment, assemble, initial_theta, selection_families
+from meta_train.run.directory import METRICS, open_checkpoints, prepare, refuse_changed, settings_of
+from meta_train.run.experiment import Experiment, assemble, selection_families
 from meta_train.run.metrics import Writer, all_of, jsonl_writer
-from meta_train.run.random_walk import watch
+from meta_train.run.standard_hooks import SILENT, Display, best_so_far, hooks_of, select_hook, watch_hook
 from meta_train.run.wandb_writer import wandb_writer
 
-
-class Display(NamedTuple):
-    """How a run talks to a person; the default says nothing.
-
-    Attributes:
-      say: a line of text.
-      warn: a line that something is not as it should be.
-      step: `(outer steps done)`, after every call of the outer step.
-      row: `(metrics)`, on log and evaluation steps.
-    """
-
-    say: Callable[[str], None] = lambda text: None
-    warn: Callable[[str], None] = lambda text: None
-    step: Callable[[int], None] = lambda step: None
-    row: Callable[[dict], None] = lambda row: None
-
-
-SILENT = Display()
+__all__ = ["SILENT", "Display", "Result", "run", "set_up_jax", "stop_signals"]
 
 
 class Result(NamedTuple):
@@ -88,59 +71,96 @@ def run(
     """
     began = time.perf_counter()
     set_up_jax(config)
-    hosts.agree("config", config_lib.digest(config))
+    hosts.agree("config", config_lib.resolved(config))
     if not hosts.is_first():
         display = SILENT
     experiment = assemble(config)
     families = selection_families(config)
-    directory = hosts.first_then_all(lambda: prepare(directory, config, resume or not hosts.is_first()))
-    checkpoints, best = open_checkpoints(directory, config.checkpoint.max_to_keep, display.warn)
-    with checkpoints, best, stop_signals() as asked_to_stop:
-        state = _first_state(experiment)
-        done, meta = 0, {}
-        restored = checkpoints.restore(state) if resume else None
-        if restored is not None:
-            done, state, meta = restored
-            display.say(f"resumed at outer step {done}")
-        with (
-            _feeds(experiment, done) as feeds,
-            _writer(config, directory, done if resume else None, meta.get("wandb_id"), display) as writer,
-        ):
-            feeds.check(done, meta.get("streams", {}))
+    with contextlib.ExitStack() as held:
+        directory = hosts.first_then_all(
+            lambda: prepare(directory, config, resume or not hosts.is_first(), held)
+        )
+        found = open_checkpoints(directory, config.checkpoint.max_to_keep, display.warn)
+        checkpoints, best = map(held.enter_context, found)
+        asked_to_stop = held.enter_context(stop_signals())
+        done, state, meta = _restored(experiment, directory, checkpoints, resume, display)
+        feeds = held.enter_context(_feeds(experiment, done))
+        writer = held.enter_context(
+            _writer(config, directory, done if resume else None, meta.get("wandb_id"), display)
+        )
+        feeds.check(done, meta.get("streams", {}))
+        _warn_of_lost_rows(directory / METRICS, meta.get("rows", 0) - writer.rows(), done, display)
+        fixed = {"config": config_lib.digest(config), "settings": settings_of(directory)}
+        record: dict[str, float | None] = {"best_score": None}
 
-            def save_meta(step: int) -> dict:
-                found = {"config": config_lib.digest(config), "wandb_id": writer.run_id}
-                return found | ({"streams": feeds.position(step)} if experiment.streams else {})
+        def save_meta(step: int) -> dict:
+            found = fixed | record | {"wandb_id": writer.run_id, "rows": writer.rows()}
+            return found | ({"streams": feeds.position(step)} if experiment.streams else {})
 
-            run_hooks = _hooks(experiment, checkpoints, writer, save_meta, asked_to_stop, display)
-            run_hooks.insert(0, hooks.forecast_time(display.say, config.outer_steps))
-            if profile is not None:
-                run_hooks.insert(0, hooks.profile(profile, display.say, last=config.outer_steps))
-            if families:
-                run_hooks.insert(1, _select_hook(experiment, families, best, writer, display))
-            if hosts.is_first():
-                run_hooks.insert(-2, _watch_hook(experiment, directory, writer, display))
-            start_seconds = None
-            call = experiment.steps_per_call
-            try:
-                for step in range(done + call, config.outer_steps + 1, call):
-                    feeds.advance(step - call)
-                    with jax.transfer_guard("disallow"):
-                        state, metrics = experiment.outer.step(state, feeds.data)
-                        jax.block_until_ready(metrics)
-                    start_seconds = start_seconds or time.perf_counter() - began
-                    display.step(step)
-                    for hook in run_hooks:
-                        hook(step, state, metrics)
-                checkpoints.wait()
-            except RunError as error:
-                raise RunError(f"{error}; {_what_is_left(checkpoints)}") from error
-            except (jax.errors.JaxRuntimeError, ValueError) as error:
-                if not hosts.several():
-                    raise
-                checkpoints.give_up()
-                raise hooks.lost_process("run", error, _what_is_left(checkpoints)) from error
-    return Result(directory, config.outer_steps, state.theta_ema, start_seconds, time.perf_counter() - began)
+        run_hooks = hooks_of(experiment, checkpoints, writer, save_meta, asked_to_stop, display)
+        run_hooks.insert(0, hooks.forecast_time(display.say, config.outer_steps))
+        if profile is not None:
+            run_hooks.insert(0, hooks.profile(profile, display.say, last=config.outer_steps))
+        if families:
+            record |= best_so_far(experiment, best, meta, display)
+            run_hooks.insert(1, select_hook(experiment, families, best, writer, record, fixed, display))
+        if hosts.is_first():
+            run_hooks.insert(-2, watch_hook(experiment, directory, writer, display))
+        state, first = _loop(experiment, state, done, feeds, run_hooks, checkpoints, display)
+    start = None if first is None else first - began
+    return Result(directory, config.outer_steps, state.theta_ema, start, time.perf_counter() - began)
+
+
+def _loop(
+    experiment: Experiment,
+    state: OuterState,
+    done: int,
+    feeds: Feeds,
+    run_hooks: list[hooks.Hook],
+    checkpoints: Checkpoints,
+    display: Display,
+) -> tuple[OuterState, float | None]:
+    """All outer steps that are left: the last state, and when the first call ended."""
+    first, call = None, experiment.steps_per_call
+    try:
+        for step in range(done + call, experiment.config.outer_steps + 1, call):
+            feeds.advance(step - call)
+            with jax.transfer_guard("disallow"):
+                state, metrics = experiment.outer.step(state, feeds.data)
+                jax.block_until_ready(metrics)
+            first = first or time.perf_counter()
+            display.step(step)
+            for hook in run_hooks:
+                hook(step, state, metrics)
+        checkpoints.wait()
+    except RunError as error:
+        raise RunError(f"{error}; {_what_is_left(checkpoints)}") from error
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        if not hosts.several():
+            raise
+        checkpoints.give_up()
+        raise hooks.lost_process("run", error, _what_is_left(checkpoints)) from error
+    return state, first
+
+
+def _restored(
+    experiment: Experiment, directory: Path, checkpoints: Checkpoints, resume: bool, display: Display
+) -> Restored:
+    """The newest checkpoint, or the state that a run begins with."""
+    state = _first_state(experiment)
+    found = checkpoints.restore(state) if resume else None
+    if found is None:
+        return Restored(0, state, {})
+    refuse_changed(directory, found.step, found.meta, lambda text: None)
+    display.say(f"resumed at outer step {found.step}")
+    return found
+
+
+def _warn_of_lost_rows(file: Path, lost: int, done: int, display: Display) -> None:
+    if lost > 0:
+        display.warn(
+            f"{file} has lost {lost} rows from before outer step {done}: the run continues without them"
+        )
 
 
 def _first_state(experiment: Experiment):
@@ -166,70 +186,6 @@ def set_up_jax(config: RunConfig) -> None:
         cache = Path(config.runtime.compilation_cache).expanduser().absolute()
         jax.config.update("jax_compilation_cache_dir", str(cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-
-
-def _hooks(experiment, checkpoints, writer, save_meta, asked_to_stop, display) -> list[hooks.Hook]:
-    """Logging first and saving last: what a checkpoint follows is already written."""
-    config, last = experiment.config, experiment.config.outer_steps
-    log = hooks.log(
-        writer,
-        n=config.logging.every,
-        last=last,
-        steps_per_call=experiment.steps_per_call,
-        inner_steps=experiment.estimator.inner_steps,
-        show=display.row,
-    )
-    save = hooks.every(config.checkpoint.every or last, hooks.save(checkpoints, save_meta), last=last)
-    return [log, save, hooks.stop_when(asked_to_stop, checkpoints, save_meta)]
-
-
-def _select_hook(experiment: Experiment, families, best, writer, display) -> hooks.Hook:
-    selection, last = experiment.config.selection, experiment.config.outer_steps
-    score = _scores(experiment, families)
-    try:
-        so_far = best.restore({"theta": experiment.lopt.init(jax.random.key(0))})
-    except CheckpointError as error:  # the best one is a convenience: a damaged one must not stop a run
-        display.warn(f"{error}: starting to look for the best anew")
-        so_far = None
-    on_host = hosts.global_array
-    best_score = float("inf") if so_far is None else so_far.meta["score"]
-    return hooks.every(
-        selection.every,
-        hooks.select(lambda theta: score(on_host(theta)), best, writer, best_score, display.row),
-        last=last,
-    )
-
-
-def _scores(experiment: Experiment, families) -> Callable[[Any], dict[str, float]]:
-    """`make_held_out` with, besides, the score on the training tasks and both scores of the initial theta."""
-    selection, build = experiment.config.selection, experiment.lopt.build
-    selected = make_held_out(build, families, horizons=selection.horizons, num_seeds=selection.num_seeds)
-    # One short training of each task, for comparison with the initial theta alone.
-    shortest = (min(selection.horizons),)
-    trained = make_held_out(build, experiment.families, horizons=shortest, num_seeds=1, learning_rates=())
-    initial: dict[str, float] = {}
-
-    def score(theta):
-        if not initial:
-            start = initial_theta(experiment.config, experiment.lopt.init)
-            initial["initial_score"] = selected(start)["score"]
-            initial["initial_training_score"] = trained(start)["score"]
-        return {**selected(theta), "training_score": trained(theta)["score"], **initial}
-
-    return score
-
-
-def _watch_hook(experiment: Experiment, directory: Path, writer, display) -> hooks.Hook:
-    estimator = experiment.config.estimator
-    return watch(
-        directory / METRICS,
-        writer,
-        last=experiment.config.outer_steps,
-        steps_per_call=experiment.steps_per_call,
-        num_particles=experiment.estimator.num_particles,
-        has_sigma="sigma" in estimator,
-        warn=display.warn,
-    )
 
 
 @contextlib.contextmanager

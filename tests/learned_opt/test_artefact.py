@@ -270,6 +270,8 @@ def test_a_forged_config_is_one_line(artefact, field):
             read(artefact)
         assert str(error.value).isprintable() and str(artefact) in str(error.value) or field in "architecture"
         (artefact / CONFIG).write_bytes(before)
+        if field == "horizon":  # may be missing: it is not recorded then
+            continue
         edit(artefact, lambda content: content.pop(field) if field != "format_version" else content.clear())
         with pytest.raises(ArtefactError):
             read(artefact)

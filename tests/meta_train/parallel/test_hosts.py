@@ -4,6 +4,8 @@ import os
 import socket
 import subprocess
 import sys
+import threading
+import time
 
 import jax
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 
 from meta_train.config import load as config_lib
 from meta_train.errors import ConfigError, RunError
-from meta_train.parallel import hosts
+from meta_train.parallel import hosts, rendezvous
 from meta_train.run import train
 from meta_train.run.directory import load_trained
 
@@ -113,7 +115,8 @@ def test_processes_that_disagree_on_the_config_are_refused(tmp_path):
     said = [process.communicate(timeout=120)[1] for process in both]
     assert [process.returncode for process in both] == [1, 1]
     for error in said:
-        assert "meta-train: the processes must have the same config: process 0 has" in error
+        line = "the processes must have the same config: outer_steps is 40 in process 0, 50 in process 1"
+        assert f"meta-train: {line}" in error
     assert not (tmp_path / "r").exists()
 
 
@@ -138,3 +141,72 @@ def test_a_coordinator_that_is_not_there_is_one_line(monkeypatch):
         hosts.join(f"127.0.0.1:{free_port()}", 2, 1)
     with pytest.raises(RunError, match="^cannot join nowhere.invalid:1: no such host"):
         hosts.join("nowhere.invalid:1", 2, 1)
+
+
+def test_a_port_in_use_and_another_program_there_are_one_line(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        with pytest.raises(RunError, match=f"^cannot start at {address}: the port cannot be opened .Addr"):
+            hosts.join(address, 2, 0)
+
+        def answer():
+            with other.accept()[0] as connection:
+                connection.sendall(b"HTTP/1.1 400\r\n\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises(RunError, match=f"^cannot join {address}: the run there has already started"):
+            hosts.join(address, 2, 1)
+        thread.join()
+
+
+def meet_all(*processes, timeout=30.0):
+    """What `meet` does in threads: (P, process id, seconds before it starts) -> None or its error's text."""
+    address, found = f"127.0.0.1:{free_port()}", {}
+
+    def one(i, num_processes, process_id, delay):
+        time.sleep(delay)
+        try:
+            found[i] = rendezvous.meet(address, num_processes, process_id, timeout)
+        except RunError as error:
+            found[i] = str(error).replace(address, "HOST")
+
+    threads = [threading.Thread(target=one, args=(i, *p)) for i, p in enumerate(processes)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    return [found[i] for i in range(len(processes))]
+
+
+def test_processes_meet_also_when_one_is_late():
+    assert meet_all((3, 0, 0.3), (3, 1, 0), (3, 2, 0.6)) == [None, None, None]
+
+
+def test_a_process_that_never_comes_is_named_by_all_others():
+    reason = "process 2 did not come within 1 s"
+    expected = [f"cannot start at HOST: {reason}", f"cannot join HOST: {reason}"]
+    assert meet_all((3, 0, 0), (3, 1, 0), timeout=1) == expected
+
+
+def test_processes_with_the_same_number_or_another_count_are_refused_and_the_run_starts():
+    found = meet_all((3, 0, 0), (3, 1, 0.2), (3, 1, 0.5), (4, 2, 0.5), (3, 2, 1.0))
+    assert found == [
+        None,
+        None,
+        "cannot join HOST: another process has --process-id 1 too",
+        "cannot join HOST: process 0 has --num-processes 3, this one 4",
+        None,
+    ]
+
+
+def test_two_real_processes_where_one_never_comes_or_comes_late_leave_one_line_and_no_trace(tmp_path):
+    env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"JAX_PLATFORMS": "cpu"}
+    code = (
+        "from meta_train.parallel import hosts; hosts.START = 3; from meta_train.cli.main import main; main()"
+    )
+    command = [sys.executable, "-c", code, "run", str(write(tmp_path)), "--out", str(tmp_path / "r")]
+    command += ["--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", "2", "--process-id"]
+    for me, words in (("0", "process 1 did not come within 3 s"), ("1", "no process 0 there in 3 s")):
+        done = subprocess.run([*command, me], capture_output=True, text=True, env=env, timeout=120)
+        assert done.returncode == 1 and words in done.stderr and len(done.stderr.splitlines()) == 1, (
+            done.stderr
+        )

@@ -109,14 +109,22 @@ def test_a_new_file_is_not_put_over_an_old_one(path):
     assert steps_of(path) == [0]
 
 
-@pytest.mark.parametrize("line", [b"garbage", b"[1]", b"3", b'{"loss": 1}', b"\x00\xff", b""])
+BAD_LINES = [
+    *(b"garbage", b"[1]", b"3", b'{"loss": 1}', b"\x00\xff", b"", b"[" * 100_000, b'{"step": "1"}'),
+    *(b'{"step": 1e400}', b'{"step": -1}', b'{"step": true}', b'{"step": ' + b"9" * 10_000 + b"}"),
+]
+
+
+@pytest.mark.parametrize("line", BAD_LINES, ids=range(len(BAD_LINES)))
 def test_a_damaged_line_is_named_and_the_file_left_alone(path, line):
     write_steps(path, [0, 10])
     first, second, _ = path.read_bytes().split(b"\n")
     damaged = b"\n".join([first, line, second, b""])
     path.write_bytes(damaged)
     for act in (lambda: read_jsonl(path), lambda: jsonl_writer(path, resume_step=5)):
-        with pytest.raises(MetricsError, match="metrics.jsonl, line 2, is not a row of metrics"):
+        with pytest.raises(
+            MetricsError, match="metrics.jsonl, line 2, is not a row of metrics: .*; delete this line"
+        ):
             act()
     assert path.read_bytes() == damaged
 
@@ -134,14 +142,14 @@ def test_what_cannot_be_written_is_named_before_anything_is(path):
 def test_a_place_that_cannot_be_written_or_read_is_one_clear_error(tmp_path):
     with pytest.raises(MetricsError, match="cannot write metrics to .*/missing/m.jsonl: No such file"):
         jsonl_writer(tmp_path / "missing" / "m.jsonl")
-    with pytest.raises(MetricsError, match="cannot read metrics from .*/m.jsonl: No such file"):
+    with pytest.raises(MetricsError, match="cannot read metrics: .*/m.jsonl cannot be read: No such file"):
         read_jsonl(tmp_path / "m.jsonl")
 
 
 FULL_DISK = """
 import resource, sys
 from meta_train.errors import MetricsError
-from meta_train.metrics import jsonl_writer
+from meta_train.run.metrics import jsonl_writer
 writer = jsonl_writer(sys.argv[1])
 unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100, unlimited[1]))

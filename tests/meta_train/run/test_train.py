@@ -1,5 +1,6 @@
 """Runs from start to end, in this process and in others that are killed."""
 
+import contextlib
 import os
 import random
 import shutil
@@ -17,8 +18,9 @@ from meta_train.checkpoint.checkpoints import Checkpoints
 from meta_train.config import load as config_lib
 from meta_train.errors import ConfigError, RunError
 from meta_train.run import train
-from meta_train.run.directory import load_trained
+from meta_train.run.directory import load_trained, prepare
 from meta_train.run.experiment import assemble
+from meta_train.run.hooks import warn_of_divergence
 from meta_train.run.metrics import read_jsonl
 
 CONFIG = {
@@ -127,7 +129,7 @@ def test_when_all_particles_diverge_the_run_stops_with_step_family_and_checkpoin
     # A learning rate of 1e30 on a quadratic is NaN after a few steps.
     lopt = {"name": "learnable_sgd", "initial_lr": 1e30}
     config = config_of(learned_optimizer=lopt, inner={"unroll_length": 40, "objective": {"log": False}})
-    words = r"family 'quadratic_[12]' diverged, up to outer step \d+; .*checkpoint"
+    words = r"all families, 'quadratic_1', 'quadratic_2' diverged, up to outer step \d+; .*checkpoint"
     with pytest.raises(RunError, match=words):
         train.run(config, tmp_path / "run")
 
@@ -233,3 +235,117 @@ def test_a_profile_is_a_jax_trace_of_a_few_calls_and_the_time_left_is_told_once(
     assert (
         sum("to go" in line for line in said) == 1 and sum("trace of 3 calls" in line for line in said) == 1
     )
+
+
+def test_a_changed_config_is_neither_exported_nor_resumed(finished, tmp_path):
+    directory, config = finished
+    run = shutil.copytree(directory, tmp_path / "run")
+    text = (run / "config.yaml").read_text()
+    assert "dim: 3" in text
+    (run / "config.yaml").write_text(text.replace("dim: 3", "dim: 4"))
+    changed = config_lib.load(run / "config.yaml")
+    words = (
+        r"config.yaml was changed after the run began: tasks\.0\.dim is 4, but checkpoint 60 was made with 3"
+    )
+    with pytest.raises(RunError, match=words):
+        load_trained(run, print)
+    with pytest.raises(RunError, match=words):
+        train.run(changed, run, resume=True)
+    # What a resumed run may change, comments and the order of keys are no change.
+    more = yaml_of(config_of(logging={"every": 4}))
+    (run / "config.yaml").write_text("# a comment\n" + more)
+    assert load_trained(run, print).outer_step == 60
+
+
+def yaml_of(config):
+    return config_lib.to_yaml(config)
+
+
+def test_a_directory_is_written_by_one_process_at_a_time_and_read_meanwhile(finished, tmp_path):
+    directory, config = finished
+    code = f"""
+from pathlib import Path
+from learned_opt.artefact.atomic import locked
+with locked(Path({str(directory)!r}) / ".lock"):
+    print("locked", flush=True)
+    input()
+"""
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == "locked\n"
+        with pytest.raises(
+            RunError, match=f"in use by process {holder.pid} on .*: wait until that run has ended"
+        ):
+            train.run(config, directory, resume=True)
+        assert load_trained(directory, print).outer_step == 60
+        holder.kill()
+    train.run(config, directory, resume=True)
+
+
+@pytest.mark.parametrize("left", ["config.tmp", ".config.yaml.new-1a2b3c4d", ".lock"])
+def test_what_a_run_killed_at_its_beginning_left_is_no_obstacle(left, tmp_path):
+    (tmp_path / left).write_text("half")
+    with contextlib.ExitStack() as held:
+        prepare(tmp_path, config_of(), False, held)
+    assert config_lib.load(tmp_path / "config.yaml") == config_of()
+    assert not (tmp_path / ".config.yaml.new-1a2b3c4d").exists()
+
+
+def test_a_damaged_best_theta_is_replaced_by_the_newest_one_with_a_warning(tmp_path):
+    selection = {"every": 20, "tasks": [{"name": "quadratic", "dim": 4}], "horizons": [20], "num_seeds": 2}
+    train.run(config_of(selection=selection), tmp_path / "run")
+    (best,) = (path for path in (tmp_path / "run" / "best").iterdir() if path.name.isdecimal())
+    (best / "manifest.json").write_text("{")
+    warnings = []
+    trained = load_trained(tmp_path / "run", warnings.append)
+    assert (trained.which, trained.outer_step) == ("last", 60)
+    assert any("the newest checkpoint is taken instead of the best one" in line for line in warnings)
+
+
+def test_lost_rows_of_metrics_are_counted_on_resume(finished, interrupted, tmp_path):
+    run = tmp_path / "run"
+    interrupted(config_of(), run, at=32)
+    lines = (run / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_bytes(b"".join(lines[:6]))
+    warnings = []
+    train.run(config_of(), run, resume=True, display=train.Display(warn=warnings.append))
+    lost = [line for line in warnings if "has lost" in line]
+    assert len(lost) == 1 and "rows from before outer step" in lost[0]
+
+
+def test_the_best_score_of_rewritten_rows_is_that_of_their_own_time(tmp_path):
+    """The selection is more frequent than the checkpoints: rows after the newest one are written again."""
+    selection = {"every": 4, "tasks": [{"name": "quadratic", "dim": 4}], "horizons": [20], "num_seeds": 2}
+    config = config_of(selection=selection, checkpoint={"every": 20, "max_to_keep": 3})
+    train.run(config, tmp_path / "run")
+
+    def scores():
+        rows = read_jsonl(tmp_path / "run" / "metrics.jsonl")
+        return [(row["step"], row["held_out/best_score"]) for row in rows if "held_out/score" in row]
+
+    before = scores()
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "60")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "40")
+    assert before[4][1] > before[-1][1]  # otherwise the test shows nothing
+    train.run(config, tmp_path / "run", resume=True)
+    assert scores() == before
+
+
+def test_one_diverged_family_is_warned_of_and_the_run_goes_on(tmp_path):
+    warnings = []
+    rows = [
+        {"a/diverged": 1.0, "b/diverged": 0.2, "update_norm": 1.0},
+        {"a/diverged": 0.5, "b/diverged": 0.0},
+    ]
+    lost = warn_of_divergence(10, rows[0], set(), warnings.append)
+    assert lost == {"a"} and warnings == [
+        "all particles of family 'a' diverged, up to outer step 10: only the others teach"
+    ]
+    assert warn_of_divergence(20, rows[0], lost, warnings.append) == {"a"} and len(warnings) == 1
+    assert warn_of_divergence(30, rows[1] | {"update_norm": 1.0}, lost, warnings.append) == set()
+    with pytest.raises(
+        RunError, match="all particles of all families, 'a', 'b' diverged, up to outer step 40"
+    ):
+        warn_of_divergence(40, {"a/diverged": 1.0, "b/diverged": 1.0, "update_norm": 1.0}, lost, print)
+    with pytest.raises(RunError, match="the update of theta is not finite at outer step 50"):
+        warn_of_divergence(50, {"a/diverged": 0.0, "update_norm": float("nan")}, set(), print)

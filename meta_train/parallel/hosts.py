@@ -13,7 +13,6 @@ import numpy as np
 
 from meta_train.errors import ConfigError, Problem, RunError, first_difference, show
 from meta_train.parallel.exchange import anybody, gather
-from meta_train.parallel.rendezvous import meet
 
 HEARTBEAT = 30  # seconds after which a silent process counts as dead
 START = 120  # seconds that each process has to appear
@@ -43,6 +42,8 @@ def join(
         _check(coordinator, num_processes, process_id)
     options: dict[str, Any] = {"heartbeat_timeout_seconds": heartbeat, "initialization_timeout": START}
     if coordinator is not None:
+        from meta_train.parallel.rendezvous import meet
+
         assert num_processes is not None and process_id is not None
         options["cluster_detection_method"] = "deactivate"
         meet(coordinator, num_processes, process_id, START)

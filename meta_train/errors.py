@@ -28,7 +28,8 @@ class Problem(NamedTuple):
     def __str__(self) -> str:
         value = "" if self.value is NO_VALUE else f" (value {show(self.value)})"
         suggestion = f"; {self.suggestion}" if self.suggestion else ""
-        where = "".join(f"{part}: " for part in (self.file, self.key) if part)
+        key = self.key if len(self.key) <= 200 else f"{self.key[:200]}..."
+        where = "".join(f"{part}: " for part in (self.file, key) if part)
         return " ".join(f"{where}{self.message}{value}{suggestion}".split())
 
 

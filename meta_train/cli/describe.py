@@ -10,8 +10,8 @@ import annotated_types
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from meta_train.config.registry import Factory, Registry, option_parameters
-from meta_train.config.validation import members
+from meta_train.config.registry import Component, Factory, Registry, option_parameters
+from meta_train.config.validation import annotation_of, members
 from meta_train.errors import NO_VALUE, ConfigError, Problem, nearest, show
 
 
@@ -88,21 +88,16 @@ def describe_model(model: type[BaseModel], name: str) -> Description:
 
 def _fields(model: type[BaseModel], prefix: str) -> typing.Iterator[Option]:
     for name, field in model.model_fields.items():
-        kind = _annotation(field)
+        kind = annotation_of(field)
         default = _field_default(field)
         yield Option(
             prefix + name, type_in_words(kind), range_in_words(kind), default, field.description or ""
         )
         for member in members(kind):
             items = typing.get_origin(member) is tuple  # a list of mappings: its keys follow a number
-            inner = typing.get_args(member)[0] if items else member
+            inner = members(typing.get_args(member)[0])[0] if items else member
             if isinstance(inner, type) and issubclass(inner, BaseModel):
                 yield from _fields(inner, f"{prefix}{name}.{'N.' if items else ''}")
-
-
-def _annotation(field: FieldInfo) -> Any:
-    """A field's type with its ranges, which pydantic takes off an Annotated type."""
-    return typing.Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
 
 
 def _field_default(field: FieldInfo) -> str:
@@ -179,7 +174,7 @@ def type_in_words(annotation: Any) -> str:
     if origin is dict and args[1] is not Any:
         return f"mapping of {type_in_words(args[0])} to {type_in_words(args[1])}"
     if isinstance(kind, type) and issubclass(kind, BaseModel):
-        more = ["and options"] if kind.model_config.get("extra") == "allow" else []
+        more = ["and options"] if issubclass(kind, Component) else []
         return f"mapping {{{', '.join([*kind.model_fields, *more])}}}"
     if hasattr(kind, "_fields"):
         return f"mapping {{{', '.join(kind._fields)}}}"

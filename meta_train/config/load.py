@@ -1,22 +1,25 @@
-"""What a run is: a YAML file and overrides -> a validated, frozen `RunConfig`.
+"""What a run is: a YAML file and overrides as a validated, frozen `RunConfig`."""
 
-Everything that is wrong with a file is found in one go, and before anything compiles.
-"""
-
-import hashlib
-import json
+import functools
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from meta_train.config import checks as config_checks
-from meta_train.config import file as config_file
-from meta_train.config.checks import Registries, default_registries
-from meta_train.config.registry import as_json
+from meta_train.config.checks import Registries, default_registries, run_schema
+from meta_train.config.pipeline import Schema, digest, load_as, parse_as, resolved, to_yaml
 from meta_train.config.schema import RunConfig
-from meta_train.errors import ConfigError, Problem
+from meta_train.errors import ConfigError
 
 __all__ = ["ConfigError", "RunConfig", "digest", "load", "parse", "resolved", "to_yaml"]
+
+
+@functools.cache
+def _default() -> Schema[RunConfig]:
+    return run_schema(default_registries())
+
+
+def _schema(registries: Registries | None) -> Schema[RunConfig]:
+    return _default() if registries is None else run_schema(registries)
 
 
 def load(
@@ -36,10 +39,7 @@ def load(
     Raises:
       ConfigError: with everything that is wrong, one line each.
     """
-    registries = registries or default_registries()
-    raw = config_file.read(path)
-    raw, problems = config_file.override(raw, overrides, lambda *to: config_checks.keys_of(registries, *to))
-    return _parse(raw, problems, registries, str(path), list(overrides))
+    return load_as(_schema(registries), path, overrides)
 
 
 def parse(raw: dict[str, Any], *, registries: Registries | None = None) -> RunConfig:
@@ -48,33 +48,4 @@ def parse(raw: dict[str, Any], *, registries: Registries | None = None) -> RunCo
     Raises:
       ConfigError: with everything that is wrong, one line each.
     """
-    return _parse(raw, [], registries or default_registries(), "", [])
-
-
-def _parse(
-    raw: dict[str, Any], problems: list[Problem], registries: Registries, file: str, overrides: list[str]
-) -> RunConfig:
-    filled, found = config_checks.check(json.loads(as_json(raw)), registries)
-    overridden = [text.partition("=")[0].strip() + "." for text in overrides]
-    for problem in found:
-        key = problem.key + "."
-        given = any(key.startswith(other) or other.startswith(key) for other in overridden)
-        problems.append(problem._replace(file=config_file.COMMAND_LINE if given else file))
-    if problems:
-        raise ConfigError(problems)
-    return RunConfig.model_validate_json(as_json(filled))
-
-
-def resolved(config: RunConfig) -> dict[str, Any]:
-    """The config as plain JSON values, every default filled in; `parse` gives the same config back."""
-    return config.model_dump(mode="json")
-
-
-def to_yaml(config: RunConfig) -> str:
-    """`resolved` as YAML text; `load` gives the same config back."""
-    return config_file.dump(resolved(config))
-
-
-def digest(config: RunConfig) -> str:
-    """sha256, hexadecimal, of the resolved config: equal for equal runs, however their files are written."""
-    return hashlib.sha256(json.dumps(resolved(config), sort_keys=True).encode()).hexdigest()
+    return parse_as(_schema(registries), raw)

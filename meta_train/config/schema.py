@@ -4,14 +4,19 @@ Options of tasks, learned optimizers, estimators and outer optimizers have no sc
 their factories' signatures.
 """
 
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Interval, MinLen
-from pydantic import BaseModel, ConfigDict, model_validator
+from annotated_types import Ge, Gt, Interval, MaxLen, MinLen
+from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
-from meta_train.config.registry import STRICT, Spec
+from meta_train.config.bounds import MOST, MOST_COUNTED
+from meta_train.config.registry import STRICT, Checked, Component, OneOf, Registry, Spec
 
-Count = Annotated[int, Ge(1)]
+Count = Annotated[int, Interval(ge=1, le=MOST_COUNTED)]
+Size = Annotated[int, Interval(ge=1, le=MOST)]
+Seed = Annotated[int, Interval(ge=0, lt=2**32)]
+Devices = Size | Literal["auto"]
 
 
 class Section(BaseModel):
@@ -20,26 +25,20 @@ class Section(BaseModel):
     model_config = STRICT | ConfigDict(use_attribute_docstrings=True)
 
 
-class Component(Section):
-    """A mapping whose `name` picks a factory; keys that are not listed here are that factory's options."""
+def optax_optimizers(context: Any) -> Registry:
+    """The registry of outer optimizers; importing it imports optax."""
+    from meta_train.config.outer_optimizer import optimizers
 
-    model_config = ConfigDict(extra="allow")
-
-    name: str
-    """Name in the registry."""
-
-    @property
-    def spec(self) -> Spec:
-        """`{"name": NAME, **options}`, for `registry.build`."""
-        return {"name": self.name, **(self.model_extra or {})}
+    del context
+    return optimizers()
 
 
 class StreamOptions(Section):
     """A buffer on the device for data that do not fit there; see `meta_train.core.stream`."""
 
-    rows: Count
+    rows: Size
     """Rows of each data set on the device, of "train" and of "valid"."""
-    chunk: Count | None = None
+    chunk: Size | None = None
     """Rows of each that a refresh replaces; divides `rows`; null for an eighth."""
     every: Count = 10
     """Outer steps between refreshes."""
@@ -47,23 +46,35 @@ class StreamOptions(Section):
     """Seconds that a refresh may take before the run stops."""
 
 
-class TrainingTask(Component):
+class Task(Component):
+    """A task family: its `name` and options."""
+
+    augment: Annotated[tuple[Annotated[Spec, OneOf(lambda known: known.augmentations)], ...], MaxLen(20)] = ()
+    """Augmentations, names and options, applied in order: `meta-train list augmentations`."""
+
+    @property
+    def spec(self) -> Checked:
+        """`{"name": NAME, **options, "augment": [...]}`, for `experiment.build_family`."""
+        return Checked(super().spec | ({"augment": self.augment} if self.augment else {}))
+
+
+class TrainingTask(Task):
     """One family of the training mixture: `name` and options of a task family."""
 
     weight: Annotated[float, Gt(0)] = 1.0
     """Share of the family's gradient, relative to the other families'."""
     label: str = ""
     """Name in the metrics; "" for the family's own, numbered where it occurs twice (filled in by loading)."""
-    augment: tuple[Spec, ...] = ()
-    """Augmentations, names and options, applied in order: `meta-train list augmentations`."""
     stream: StreamOptions | None = None
     """Keeps the data on the host and a buffer on the device, refreshed between outer steps; null for all of
     the data on the device."""
 
-    @property
-    def spec(self) -> Spec:
-        """`{"name": NAME, **options, "augment": [...]}`, for `experiment.build_family`."""
-        return super().spec | ({"augment": self.augment} if self.augment else {})
+
+def _tasks(known: Any) -> Registry:
+    return known.tasks
+
+
+AnyTask = Annotated[Spec, OneOf(_tasks, Task)]
 
 
 class RotationOptions(Section):
@@ -87,9 +98,9 @@ class OuterOptimizer(Component):
 class Lengths(Section):
     """Random lengths: log-uniform among the multiples of `truncation_length` in [min, max]."""
 
-    min: Count
+    min: Size
     """Shortest inner problem; rounded up to a multiple of `truncation_length`."""
-    max: Count
+    max: Size
     """Longest inner problem; rounded down to a multiple of `truncation_length`."""
 
     @model_validator(mode="after")
@@ -142,7 +153,7 @@ class Rates(Section):
 class Inner(Section):
     """The inner training."""
 
-    unroll_length: Count | Lengths
+    unroll_length: Size | Lengths
     """T, steps of one inner problem, a multiple of the estimator's `truncation_length`; or {min, max}."""
     objective: Objective = Objective()
     """What of it is minimised."""
@@ -155,11 +166,14 @@ class Selection(Section):
 
     every: Count | None = None
     """Outer steps between scores; null for none: then the last checkpoint is the one to use."""
-    tasks: tuple[Spec, ...] = ()
+    tasks: Annotated[tuple[AnyTask, ...], MaxLen(1000)] = ()
     """Task families to score on: not those of `tasks`, and not those that `evaluation` reports."""
-    horizons: Annotated[tuple[Annotated[int, Ge(20)], ...], MinLen(1)] = (200, 500)
+    horizons: Annotated[tuple[Annotated[int, Interval(ge=20, le=MOST)], ...], MinLen(1), MaxLen(100)] = (
+        200,
+        500,
+    )
     """Inner steps to train for; the score is the loss of the last 20 of them."""
-    num_seeds: Count = 3
+    num_seeds: Size = 3
     """Inner trainings per task and horizon."""
 
     @model_validator(mode="after")
@@ -172,11 +186,11 @@ class Selection(Section):
 class Evaluation(Section):
     """What `meta-train evaluate` compares with tuned baselines after the run."""
 
-    tasks: Literal["held_out"] | Annotated[tuple[Spec, ...], MinLen(1)] = "held_out"
+    tasks: Literal["held_out"] | Annotated[tuple[AnyTask, ...], MinLen(1), MaxLen(1000)] = "held_out"
     """The frozen held-out tasks, or a list of task families."""
-    horizons: Annotated[tuple[Count, ...], MinLen(1)] = (200, 500)
+    horizons: Annotated[tuple[Size, ...], MinLen(1), MaxLen(100)] = (200, 500)
     """Inner steps to train for."""
-    num_seeds: Count = 5
+    num_seeds: Size = 5
     """Inner trainings per task and horizon."""
 
 
@@ -214,8 +228,9 @@ class Logging(Section):
 class Mesh(Section):
     """How the work is split over devices."""
 
-    particles: Count = 1
-    """Devices that the particles are split over; divides `num_particles`."""
+    particles: Devices = "auto"
+    """Devices that the particles are split over; divides `num_particles`. `auto` takes as many as there
+    are and as divide it."""
     deterministic: bool = False
     """The same gradients, bit by bit, on any number of devices; needs `runtime.particle_chunk`."""
 
@@ -227,35 +242,46 @@ class Runtime(Section):
     """Directory of jax's persistent compilation cache; null for none."""
     x64: bool = False
     """Double precision."""
-    particle_chunk: Count | None = None
+    particle_chunk: Size | None = None
     """Particles that a device works on at a time, to save memory; divides those of one device; null for
     all of them."""
+
+    @field_validator("compilation_cache")
+    @classmethod
+    def _has_home(cls, value):
+        try:
+            Path(value or "").expanduser()
+        except RuntimeError:
+            raise ValueError(f"is in the home directory of a user that does not exist, got {value}") from None
+        return value
 
 
 class RunConfig(Section):
     """A meta-training run, every default filled in."""
 
-    seed: Annotated[int, Interval(ge=0, lt=2**32)] = 0
+    seed: Seed = 0
     """All randomness of the run comes from it."""
     outer_steps: Count
     """Updates of theta."""
-    tasks: Annotated[tuple[TrainingTask, ...], MinLen(1)]
+    tasks: Annotated[
+        tuple[Annotated[TrainingTask, OneOf(_tasks, TrainingTask)], ...], MinLen(1), MaxLen(1000)
+    ]
     """Families to meta-train on; their gradients are averaged."""
     rotation: RotationOptions | None = None
     """Some of them at a time; null for all of them in every outer step."""
-    learned_optimizer: Spec
+    learned_optimizer: Annotated[Spec, OneOf(lambda known: known.learned_optimizers)]
     """What is meta-trained: its name and options."""
     init_from: str | None = None
     """An artefact of that optimizer whose theta the run begins with: a directory, `pretrained:NAME` or
     `hub:USER/NAME`; null for theta as its architecture initialises it."""
     inner: Inner
     """The inner training."""
-    estimator: Spec
+    estimator: Annotated[Spec, OneOf(lambda known: known.estimators)]
     """Of the outer gradient: its name and options."""
     loss_scaling: Literal["none", "ema", "loss"] = "none"
     """`ema` divides each family's gradient by its running root mean square, so that families weigh alike;
     `loss` by its running mean loss, so that relative improvements do."""
-    outer_optimizer: OuterOptimizer
+    outer_optimizer: Annotated[OuterOptimizer, OneOf(optax_optimizers, OuterOptimizer, default="adam")]
     """What applies the outer gradient."""
     selection: Selection = Selection()
     """Held-out scores during the run, which pick the best checkpoint."""

@@ -8,8 +8,11 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from meta_train.errors import Problem, join, nearest
+
+NESTED = "problems"  # type of an error that holds the problems of a spec, keyed from the spec on
 
 
 def from_value_error(error: ValueError, where: str, options: Iterable[str]) -> Problem:
@@ -69,10 +72,13 @@ _TAGS = {"int", "float", "str", "bool", "none", "dict", "list", "tuple"}
 
 def _problems(root, group, model, where) -> Iterator[Problem]:
     """The problems of one value: of the union's member that was meant, or of the whole value."""
-    deeper = [(path, item) for path, item in group if len(path) > len(root)]
-    if deeper:  # a mapping or list was given, so its own member of the union was meant
-        for path, item in deeper:
+    deeper = [(path, item) for path, item in group if len(path) > len(root) or item["type"] == NESTED]
+    for path, item in deeper:  # a mapping or list was given, so its own member of the union was meant
+        if item["type"] == NESTED:
+            yield from (p._replace(key=join(where, *path, p.key)) for p in item["ctx"]["problems"])
+        else:
             yield _problem(path, [item], model, where)
+    if deeper:
         return
     items = [item for _, item in group]
     exact = [item for item in items if not _wrong_kind(item)]  # the right member, but not its range
@@ -112,6 +118,8 @@ def _must_be(item: Any) -> str:
             return "true or false"
         case "string_type":
             return "text"
+        case "spec_type":
+            return f"a mapping {{{ctx['key']}: ..., and options}}"
         case "none_required":
             return "null"
         case "list_type" | "tuple_type":
@@ -124,15 +132,15 @@ def _must_be(item: Any) -> str:
             choices = _choices(item)
             return f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0]
         case "greater_than":
-            return f"> {ctx['gt']:g}"
+            return f"> {ctx['gt']:.12g}"
         case "greater_than_equal":
-            return f">= {ctx['ge']:g}"
+            return f">= {ctx['ge']:.12g}"
         case "less_than":
-            return f"< {ctx['lt']:g}"
+            return f"< {ctx['lt']:.12g}"
         case "less_than_equal":
-            return f"<= {ctx['le']:g}"
+            return f"<= {ctx['le']:.12g}"
         case "multiple_of":
-            return f"a multiple of {ctx['multiple_of']:g}"
+            return f"a multiple of {ctx['multiple_of']:.12g}"
         case "too_short":
             return f"a list of at least {ctx['min_length']}"
         case "too_long":
@@ -142,6 +150,8 @@ def _must_be(item: Any) -> str:
 
 
 def _hint(items: list[Any], value: Any) -> str:
+    if items[0]["type"] == "spec_type" and isinstance(value, str) and len(value) < 60:
+        return f"write {{{items[0]['ctx']['key']}: {value}}}"
     choices = [choice for item in items if item["type"] == "literal_error" for choice in _choices(item)]
     close = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.5)
     if close:
@@ -164,21 +174,30 @@ def members(annotation: Any) -> tuple[Any, ...]:
     return (annotation,)
 
 
-def types_at(annotation: Any, path: tuple) -> list[Any]:
-    """The types that a value at `path` inside a value of a type may have; none if they are free."""
+def annotations_at(annotation: Any, path: tuple) -> Iterator[Any]:
+    """The types, as they are annotated, that a value at `path` inside a value of a type may have."""
     if not path:
-        return list(members(annotation))
-    found = []
+        yield annotation
+        return
     for kind in members(annotation):
         fields, args = _fields_of(kind), typing.get_args(kind)
         if path[0] in fields:
-            found += types_at(fields[path[0]], path[1:])
+            yield from annotations_at(fields[path[0]], path[1:])
         elif args and not fields:
-            found += types_at(args[-1 if typing.get_origin(kind) is dict else 0], path[1:])
-    return found
+            yield from annotations_at(args[-1 if typing.get_origin(kind) is dict else 0], path[1:])
+
+
+def types_at(annotation: Any, path: tuple) -> list[Any]:
+    """The types that a value at `path` inside a value of a type may have; none if they are free."""
+    return [kind for found in annotations_at(annotation, path) for kind in members(found)]
+
+
+def annotation_of(field: FieldInfo) -> Any:
+    """A field's type with its notes, which pydantic takes off an Annotated type."""
+    return typing.Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
 
 
 def _fields_of(kind: Any) -> dict[str, Any]:
     if isinstance(kind, type) and issubclass(kind, BaseModel):
-        return {name: field.annotation for name, field in kind.model_fields.items()}
+        return {name: annotation_of(field) for name, field in kind.model_fields.items()}
     return typing.get_type_hints(kind) if hasattr(kind, "_fields") else {}

@@ -34,6 +34,12 @@ def particle_mesh(num_devices: int) -> Mesh:
     return jax.make_mesh((num_devices,), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
 
 
+def widest(rows: int, most: int, multiple: int = 1) -> int:
+    """The largest divisor of `rows`, at most `most`, that `multiple` divides; `multiple` if there is none."""
+    fitting = (n for n in range(most, 0, -1) if rows % n == 0 and n % multiple == 0)
+    return next(fitting, multiple)
+
+
 def shard(
     estimator: GradientEstimator, mesh: Mesh, *, chunk: int | None = None, deterministic: bool = False
 ) -> GradientEstimator:

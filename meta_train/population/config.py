@@ -1,19 +1,17 @@
 """The config of a population: its keys, and everything that is wrong with one, before anything compiles."""
 
-import hashlib
-import json
-from collections.abc import Iterable
-from pathlib import Path
+import functools
 from typing import Annotated, Any, NamedTuple
 
-from annotated_types import Ge, Interval, MinLen
-from pydantic import ValidationError
+import jax
+from annotated_types import MinLen
+from jax.sharding import Mesh
 
-from meta_train.config import file as config_file
-from meta_train.config import registry
-from meta_train.config.registry import Spec, as_json, build
-from meta_train.config.schema import Checkpoint, Count, Runtime, Section, WandB
-from meta_train.config.validation import from_validation, from_value_error
+from meta_train.config.pipeline import Found, Schema, digest, load_as, parse_as, resolved
+from meta_train.config.registry import OneOf, Spec, build
+from meta_train.config.schema import Checkpoint, Count, Devices, Runtime, Section, Seed, Size, WandB
+from meta_train.config.validation import from_value_error
+from meta_train.core.combine import widest
 from meta_train.errors import ConfigError, Problem
 from meta_train.population.base import Controller, Rhythm, Setting, Trainer
 from meta_train.population.check_trainer import problems_of
@@ -22,6 +20,8 @@ from meta_train.population.engine import Copy
 from meta_train.population.mesh import divided, member_mesh
 from meta_train.population.space import SCALES, Space
 from meta_train.population.trainers import TRAINERS
+
+__all__ = ["PopulationConfig", "assemble", "digest", "load", "mesh_of", "parse", "resolved"]
 
 
 class CopiedParts(Section):
@@ -40,9 +40,10 @@ class CopiedParts(Section):
 class MemberMesh(Section):
     """How the members, and the particles of each, are split over devices: M times P of them."""
 
-    members: Count = 1
-    """M, devices that the members are split over; divides their number."""
-    particles: Count = 1
+    members: Devices = 1
+    """M, devices that the members are split over; divides their number. `auto` takes as many as there are and
+    as divide it."""
+    particles: Size = 1
     """P, devices that the particles of each member are split over; divides `num_particles`."""
 
 
@@ -56,7 +57,7 @@ class PopulationLogging(Section):
 class PopulationConfig(Section):
     """A population run, every default filled in."""
 
-    seed: Annotated[int, Interval(ge=0, lt=2**32)] = 0
+    seed: Seed = 0
     """All randomness of the run comes from it."""
     rounds: Count
     """Rounds of training; between two of them the controller decides."""
@@ -66,11 +67,11 @@ class PopulationConfig(Section):
     """Steps between evaluations; divides `round_steps`."""
     average: Count = 3
     """Last evaluations of a round whose mean is its fitness."""
-    trainer: Spec
+    trainer: Annotated[Spec, OneOf(lambda _: TRAINERS)]
     """What is trained: its name and options."""
-    hypers: Annotated[dict[str, Spec], MinLen(1)]
+    hypers: Annotated[dict[str, Annotated[Spec, OneOf(lambda _: SCALES)]], MinLen(1)]
     """The hyperparameters that are searched: name -> scale and options."""
-    controller: Spec
+    controller: Annotated[Spec, OneOf(lambda _: CONTROLLERS)]
     """The algorithm: its name and options."""
     copied: CopiedParts = CopiedParts()
     """What a member that is overwritten gets from its source."""
@@ -80,7 +81,7 @@ class PopulationConfig(Section):
     """Where rows go beside lineage.jsonl and metrics.jsonl."""
     mesh: MemberMesh = MemberMesh()
     """How members and particles are split over devices."""
-    member_chunk: Annotated[int, Ge(1)] | None = None
+    member_chunk: Size | None = None
     """Members trained at once on a device, when memory is short; null for all."""
     runtime: Runtime = Runtime()
     """How the run uses the machine."""
@@ -96,65 +97,37 @@ class Parts(NamedTuple):
     copy: Copy
 
 
-def load(path: str | Path, overrides: Iterable[str] = ()) -> PopulationConfig:
-    """The config in a YAML file, with `key.sub=value` overrides.
+def _assembled(found: Found) -> list[Problem]:
+    """What is wrong with the parts that a config names, once its values are right."""
+    if isinstance(found.config, PopulationConfig):
+        try:
+            assemble(found.config)
+        except ConfigError as error:
+            return list(error.problems)
+    return []
+
+
+SCHEMA = Schema(PopulationConfig, checks=_assembled)
+load = functools.partial(load_as, SCHEMA)
+"""`(path, overrides) -> PopulationConfig`: as `meta_train.config.load.load`, for populations."""
+parse = functools.partial(parse_as, SCHEMA)
+"""`(raw) -> PopulationConfig`: the config that a plain dict holds."""
+
+
+def mesh_of(config: PopulationConfig, num_members: int) -> Mesh:
+    """The devices of a population. Only training needs them: results are read on any machine.
 
     Raises:
-      ConfigError: with everything that is wrong, one line each.
+      ConfigError: more devices than there are, or a number that does not divide the members.
     """
-    overrides = list(overrides)
-    raw, problems = config_file.override(config_file.read(path), overrides, lambda path, name: None)
-    config, found = _parse(raw)
-    given = [text.partition("=")[0].strip() for text in overrides]
-    for problem in found:
-        ours = any((problem.key + ".").startswith(key + ".") for key in given)
-        problems.append(problem._replace(file=config_file.COMMAND_LINE if ours else str(path)))
-    if problems or config is None:
-        raise ConfigError(problems)
-    return config
-
-
-def parse(raw: dict[str, Any]) -> PopulationConfig:
-    """The config that a plain dict holds (ConfigError as `load`)."""
-    config, problems = _parse(raw)
-    if problems or config is None:
-        raise ConfigError(problems)
-    return config
-
-
-def resolved(config: PopulationConfig) -> dict[str, Any]:
-    """The config as plain JSON values, every default filled in."""
-    return config.model_dump(mode="json")
-
-
-def digest(config: PopulationConfig) -> str:
-    """sha256, hexadecimal, of the resolved config."""
-    return hashlib.sha256(json.dumps(resolved(config), sort_keys=True).encode()).hexdigest()
-
-
-def _parse(raw: dict[str, Any]) -> tuple[PopulationConfig | None, list[Problem]]:
-    raw = json.loads(as_json(raw))
-    filled, problems = dict(raw), []
-    for key, known in (("trainer", TRAINERS), ("controller", CONTROLLERS)):
-        if key in raw:
-            filled[key], found = registry.fill(known, raw[key], key)
-            problems += found
-    if isinstance(raw.get("hypers"), dict):
-        pairs = {name: registry.fill(SCALES, spec, f"hypers.{name}") for name, spec in raw["hypers"].items()}
-        filled["hypers"] = {name: spec for name, (spec, _) in pairs.items()}
-        problems += [problem for _, found in pairs.values() for problem in found]
-    config = None
+    members, particles = config.mesh.members, config.mesh.particles
+    if members == "auto":
+        processes = jax.process_count()
+        members = widest(num_members, len(jax.devices()) // particles, -(-processes // particles)) or 1
     try:
-        config = PopulationConfig.model_validate_json(as_json(filled))
-    except ValidationError as error:
-        named = {problem.key for problem in problems}
-        problems += [p for p in from_validation(error, filled, PopulationConfig) if p.key not in named]
-    if config is not None and not problems:
-        try:
-            assemble(config)
-        except ConfigError as error:
-            problems += error.problems
-    return config, problems
+        return member_mesh(members, num_members, particles)
+    except ValueError as error:
+        raise ConfigError([from_value_error(error, "", ())]) from error
 
 
 def assemble(config: PopulationConfig) -> Parts:
@@ -185,8 +158,6 @@ def assemble(config: PopulationConfig) -> Parts:
     if not any(problem.key == "eval_every" for problem in problems):
         setting = Setting(space, rhythm, config.copied.hypers)
         controller = attempt(build, CONTROLLERS, config.controller, setting, where="controller")
-    if controller is not None:
-        attempt(member_mesh, config.mesh.members, controller.num_members, config.mesh.particles)
     if problems or trainer is None or controller is None:
         raise ConfigError(problems)
     copied = config.copied

@@ -20,7 +20,6 @@ from meta_train.population.base import Controller
 from meta_train.population.config import PopulationConfig
 from meta_train.population.evolve import Population, Record, Stage, advance, begin, best_member, population
 from meta_train.population.feeds import fed
-from meta_train.population.mesh import member_mesh
 from meta_train.run.directory import CHECKPOINTS, CONFIG, METRICS, prepare_as
 from meta_train.run.hooks import lost_process
 from meta_train.run.metrics import Writer, all_of, jsonl_writer
@@ -135,7 +134,7 @@ def _what_is_left(directory: Path) -> str:
 def build_population(config: PopulationConfig) -> tuple[Population, config_lib.Parts]:
     """The population that a config describes, and the parts that it is made of."""
     parts = config_lib.assemble(config)
-    mesh = member_mesh(config.mesh.members, parts.controller.num_members, config.mesh.particles)
+    mesh = config_lib.mesh_of(config, parts.controller.num_members)
     run = population(
         parts.trainer,
         parts.controller,

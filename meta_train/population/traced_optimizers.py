@@ -4,10 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 import optax
-from pydantic import TypeAdapter, ValidationError
 
 from meta_train.config import outer_optimizer
-from meta_train.config.registry import Spec, as_json, option_parameters, options_model
+from meta_train.config.registry import Checked, OneOf, Spec, option_parameters
+from meta_train.config.validation import members
 from meta_train.errors import ConfigError, Problem
 
 PLACEHOLDER = 0.5  # stands for a searched number while the rest of a spec is validated
@@ -16,21 +16,14 @@ PLACEHOLDER = 0.5  # stands for a searched number while the rest of a spec is va
 def numbers_of(name: str) -> tuple[str, ...]:
     """The options of an optax optimizer that are real numbers: they can be traced, and so searched."""
     options = option_parameters(outer_optimizer.optimizers()[name])
-    return tuple(option.name for option in options if _is_number(option.annotation))
+    return tuple(option.name for option in options if float in members(option.annotation))
 
 
 def others_of(name: str) -> tuple[str, ...]:
     """Its other options: they change the program."""
+    numbers = numbers_of(name)
     options = option_parameters(outer_optimizer.optimizers()[name])
-    return tuple(option.name for option in options if not _is_number(option.annotation))
-
-
-def _is_number(annotation: Any) -> bool:
-    try:
-        TypeAdapter(annotation).validate_python(PLACEHOLDER, strict=True)
-    except ValidationError:
-        return False
-    return annotation is not bool
+    return tuple(option.name for option in options if option.name not in numbers)
 
 
 def searched_optimizer(
@@ -53,12 +46,14 @@ def searched_optimizer(
     for key in mine:
         if isinstance(spec.get(key), dict):
             raise ConfigError([Problem(f"{where}.{key}", "is searched, so it cannot have a schedule")])
-    filled, problems = outer_optimizer.fill({**spec, **dict.fromkeys(mine, PLACEHOLDER)}, where)
-    if problems:
-        raise ConfigError(problems)
-    factory = known[filled["name"]]
-    text = as_json({key: value for key, value in filled.items() if key != "name"})
-    options = options_model(factory).model_validate_json(text)
-    fixed = {key: getattr(options, key) for key in type(options).model_fields}
+    if not isinstance(spec, Checked):
+        spec, problems = OneOf(lambda _: known).examine(
+            {**spec, **dict.fromkeys(mine, PLACEHOLDER)}, where=where
+        )
+        if problems:
+            raise ConfigError(problems)
+    fixed = {key: value for key, value in spec.items() if key != "name"}
+    fixed |= dict.fromkeys(mine, PLACEHOLDER)
+    factory = known[spec["name"]]
     factory(num_steps, **fixed)  # what optax itself refuses comes out here
     return lambda hypers: factory(num_steps, **(fixed | {key: hypers[key] for key in mine}))

@@ -1,5 +1,6 @@
 """Config -> everything that a run is made of. Nothing is compiled here, and nothing written."""
 
+import copy
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,7 +67,7 @@ def assemble(config: RunConfig) -> Experiment:
       ConfigError: an option that a factory refuses, a task or system whose shapes are not as they must be.
     """
     lopt = learned_optimizer(config)
-    mesh = _refuse("", combine.particle_mesh, config.mesh.particles)
+    mesh = _refuse("", combine.particle_mesh, devices_of(config))
     families, estimators, weights, streams = {}, {}, {}, {}
     for i, task in enumerate(config.tasks):
         label = task.label
@@ -102,6 +103,14 @@ def assemble(config: RunConfig) -> Experiment:
     return Experiment(config, lopt, families, estimator, outer, data, streams, mesh, steps_per_call)
 
 
+def devices_of(config: RunConfig) -> int:
+    """The devices that the particles are split over; with `auto`, as many as there are and as divide them."""
+    if config.mesh.particles != "auto":
+        return config.mesh.particles
+    rows, processes = config.estimator.get("num_particles", 1), jax.process_count()
+    return combine.widest(rows // (config.runtime.particle_chunk or 1), len(jax.devices()), processes)
+
+
 def learned_optimizer(config: RunConfig) -> LearnedOptimizer:
     """The config's learned optimizer; with `init_from` its `init` gives the theta of that artefact.
 
@@ -117,7 +126,7 @@ def learned_optimizer(config: RunConfig) -> LearnedOptimizer:
         if found.name != name:
             raise ArtefactError(f"must be an artefact of {name}, got one of {found.name}")
         theta = fit_theta(lopt, found.theta, "theta")
-    except ArtefactError as error:
+    except (ArtefactError, ImportError) as error:
         local = ":" not in config.init_from and not Path(config.init_from).exists()
         message = "there is no such directory; `meta-train export RUN` writes RUN/optimizer"
         problem = (
@@ -266,7 +275,7 @@ def build_family(spec: Spec, where: str) -> TaskFamily:
     Raises:
       ConfigError: an option that a factory refuses.
     """
-    options = dict(spec)
+    options = copy.copy(spec)
     augmentations = options.pop("augment", ())
     family = build(TASKS, options, where=where)
     for j, augmentation in enumerate(augmentations):

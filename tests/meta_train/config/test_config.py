@@ -4,19 +4,24 @@ import logging
 import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Annotated, Literal
 
 import jax
 import pytest
 from annotated_types import Ge, Gt
+from pydantic import BaseModel
 
 from meta_train.cli.describe import describe
 from meta_train.config import checks as config_checks
+from meta_train.config import file as config_file
 from meta_train.config import load as config
 from meta_train.config.checks import Registries
 from meta_train.config.load import ConfigError
-from meta_train.config.registry import check, fill, option_parameters, options_model
+from meta_train.config.registry import OneOf, check, fill, option_parameters, options_model
 from meta_train.core.system import check_truncation
+from meta_train.run.experiment import assemble, devices_of
+from meta_train.run.forecast import forecast
 
 
 def quadratic(
@@ -299,7 +304,7 @@ def test_augmentations_are_part_of_a_task_wherever_one_stands(path):
     scales = ({"name": "scaled", "low": 0.5}, {"name": "scaled", "low": 0.1})
     assert c.tasks[1].augment == scales and c.tasks[1].spec["augment"] == scales
     assert "augment" not in c.tasks[0].spec
-    assert c.evaluation.tasks[0]["augment"] == [{"name": "scaled", "low": 0.1}]
+    assert c.evaluation.tasks[0]["augment"] == ({"name": "scaled", "low": 0.1},)
     assert config.parse(config.resolved(c), registries=WITH_NAMES) == c
 
 
@@ -370,3 +375,97 @@ def test_an_unknown_task_may_have_been_meant_for_a_named_one(tmp_path):
     line = next(line for line in str(error.value).splitlines() if "tasks.0.name" in line)
     assert "did you mean digits_mlp_32? allowed: char_rnn" in line
     assert line.endswith("or a named task (meta-train list named)")
+
+
+SMALL = """
+outer_steps: 10
+tasks: [{name: quadratic, dim: 2, augment: [{name: reparameterise}]}, {name: quadratic, dim: 3}]
+learned_optimizer: {name: learnable_adam}
+inner: {unroll_length: 10}
+estimator: {name: pes, num_particles: 6, truncation_length: 5, sigma: 0.1}
+outer_optimizer: {learning_rate: {schedule: cosine, init_value: 0.1}}
+evaluation: {tasks: [{name: quadratic, dim: 4}]}
+"""
+
+
+def test_a_dry_run_validates_the_config_once_and_each_component_once(tmp_path, monkeypatch):
+    (tmp_path / "x.yaml").write_text(SMALL)
+    validated = []
+    whole, one = BaseModel.model_validate_json.__func__, OneOf.examine
+
+    def count_whole(cls, *args, **kwargs):
+        validated.append(cls.__name__)
+        return whole(cls, *args, **kwargs)
+
+    def count_one(self, spec, *args, **kwargs):
+        examined.append(spec["schedule" if "schedule" in spec else "name"])
+        return one(self, spec, *args, **kwargs)
+
+    examined = []
+    monkeypatch.setattr(BaseModel, "model_validate_json", classmethod(count_whole))
+    monkeypatch.setattr(OneOf, "examine", count_one)
+    forecast(assemble(config.load(tmp_path / "x.yaml", ["outer_optimizer.name=adam"])))
+    components = ["quadratic"] * 3 + [
+        "reparameterise",
+        "learnable_adam",
+        "pes",
+        "adam",
+        "cosine_decay_schedule",
+    ]
+    assert sorted(examined) == sorted(components)
+    assert validated.count("RunConfig") == 1 and len(validated) == 1 + len(components)
+
+
+def test_particles_are_split_over_the_devices_that_there_are_unless_a_number_is_given(tmp_path, monkeypatch):
+    (tmp_path / "x.yaml").write_text(SMALL)
+    c = config.load(tmp_path / "x.yaml")
+    assert c.mesh.particles == "auto"
+    for there, expected in ((1, 1), (2, 2), (4, 3), (5, 3), (6, 6), (8, 6)):
+        monkeypatch.setattr(jax, "devices", lambda there=there: list(range(there)))
+        assert devices_of(c) == expected
+    monkeypatch.undo()
+    assert devices_of(config.load(tmp_path / "x.yaml", ["runtime.particle_chunk=2"])) == 3
+    assert devices_of(config.load(tmp_path / "x.yaml", ["mesh.particles=2"])) == 2
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[3] / "configs").glob("*.yaml")), ids=str)
+def test_every_shipped_config_needs_one_device_and_takes_more(path):
+    raw = config_file.read(path)
+    assert raw.get("mesh", {}).get("particles", "auto") in ("auto", 1) and "members" not in raw.get(
+        "mesh", {}
+    )
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("runtime.compilation_cache=~nouser/x", "is in the home directory of a user that does not exist"),
+        ("estimator.num_particles=1000000000", "must be <= 1000000 (value 1000000000)"),
+        ("learned_optimizer={name: residual, hidden: 1000000000000}", "must be <= 16384"),
+        ("tasks.0.stream={rows: 10000000000}", "must be <= 1000000 (value 10000000000)"),
+        ("outer_steps=100000000000", "must be <= 1000000000 (value 100000000000)"),
+        ("tasks.0={name: deep_linear, depth: 1000000}", "must be <= 200 (value 1000000)"),
+        ("tasks.0={name: image_mlp, hidden: [" + "8, " * 300 + "]}", "must be a list of at most 200"),
+    ],
+)
+def test_a_size_that_no_machine_has_is_refused_at_once(tmp_path, override, line):
+    (tmp_path / "x.yaml").write_text(SMALL)
+    with pytest.raises(ConfigError) as error:
+        config.load(tmp_path / "x.yaml", [override])
+    (found,) = str(error.value).splitlines()
+    assert found.startswith("command line: " + override.partition("=")[0]) and line in found
+
+
+def test_an_artefact_of_a_hub_whose_package_is_missing_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    (tmp_path / "x.yaml").write_text(SMALL)
+    with pytest.raises(ConfigError) as error:
+        assemble(config.load(tmp_path / "x.yaml", ["init_from=hub:a/b"]))
+    assert str(error.value) == "init_from: the hub needs huggingface_hub: pip install 'learned-opt[hub]'"
+
+
+def test_what_no_config_can_hold_is_refused_in_one_line():
+    circle = {"outer_steps": 1}
+    circle["tasks"] = circle
+    with pytest.raises(ConfigError, match="^cannot be written as JSON: Circular reference detected$"):
+        config.parse(circle)

@@ -11,7 +11,7 @@ import numpy as np
 from meta_train.population import toys
 from meta_train.population.base import Rhythm, Setting
 from meta_train.population.controllers import CONTROLLERS
-from meta_train.population.evolve import evolve, population
+from meta_train.population.rounds import evolve, population
 from meta_train.population.space import linear
 from reproductions import common
 

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 
 from meta_train.population.base import Controller, Rhythm, Trainer
-from meta_train.population.evolve import Population, best_member, evolve, population
 from meta_train.population.lineage import winner
 from meta_train.population.replay import scheduled
+from meta_train.population.rounds import Population, best_member, evolve, population
 from meta_train.population.space import Space
 from reproductions import common
 

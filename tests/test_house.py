@@ -198,7 +198,6 @@ LONG_FUNCTIONS = {
     "learned_opt/architectures/spectral.py:spectral",
     "meta_train/core/rotation.py:make_mixture_step",
     "meta_train/evaluation/curves.py:trainer",
-    "meta_train/population/engine.py:engine",
     "meta_train/run/train.py:run",
     "meta_train/run/wandb_writer.py:wandb_writer",
 }

@@ -48,7 +48,7 @@ def load_best(directory: Path, warn: Callable[[str], None]) -> Best:
 
     Raises:
       RunError: another trainer's population, or one that is not finished.
-      CheckpointError: what is there is damaged.
+      CheckpointError: the checkpoint is damaged.
     """
     config = load_config(directory)
     if config.trainer["name"] != TRAINER:
@@ -76,10 +76,10 @@ def load_best(directory: Path, warn: Callable[[str], None]) -> Best:
 
 
 def _on_host(config: PopulationConfig) -> Any:
-    """What the members' checkpoint restores to: NumPy arrays, whatever devices there are here."""
-    run, parts = build_population(config.model_copy(update={"mesh": MemberMesh()}))
-    zeros = {name: np.zeros(parts.controller.num_members) for name in parts.space}
-    members = jax.eval_shape(run.engine.init, jax.random.key(0), to_device(parts.space, zeros))
+    """A template to restore the members' checkpoint into: NumPy arrays, whatever devices this machine has."""
+    run = build_population(config.model_copy(update={"mesh": MemberMesh()}))
+    zeros = {name: np.zeros(run.controller.num_members) for name in run.space}
+    members = jax.eval_shape(run.engine.init, jax.random.key(0), to_device(run.space, zeros))
 
     def host(x):
         return x if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else np.empty(x.shape, x.dtype)
@@ -88,7 +88,7 @@ def _on_host(config: PopulationConfig) -> Any:
 
 
 def _with_values(settings: RunConfig, values: dict[str, float]) -> RunConfig:
-    """The settings with hyperparameters in their places."""
+    """The settings with the values of hyperparameters filled in."""
     raw = config_lib.resolved(settings)
     for name, value in values.items():
         if name == SIGMA:

@@ -3,8 +3,7 @@
 from meta_train.config.registry import Registry
 from meta_train.population.fire import fire_pbt
 from meta_train.population.mf_pbt import mf_pbt
-from meta_train.population.pbt import pbt
-from meta_train.population.random_search import random_search
+from meta_train.population.pbt import pbt, random_search
 
 CONTROLLERS: Registry = {
     "random_search": random_search,

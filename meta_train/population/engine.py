@@ -27,11 +27,11 @@ class Engine(NamedTuple):
     Attributes:
       init: `(key, hypers) -> members`.
       train: `(members, hypers, key, round i32[], data) -> (members, scores f32[M, E])`, one round; the
-        members given are donated. Member m draws from `fold_in(fold_in(key, m), round)`, never from its
-        source's stream: clones part even where nothing is explored.
+        given members are donated. Member m draws from `fold_in(fold_in(key, m), round)`, not from the
+        stream of its source, so that clones differ even where nothing is explored.
       gather: `(members, source i32[M]) -> members`, donated; the parts that are copied.
       test: `(members, data) -> {name: f32[M]}`.
-      mesh: that the members are on.
+      mesh: the devices that hold the members.
       copy: the parts that `gather` copies.
     """
 
@@ -66,7 +66,6 @@ def engine(
       ValueError: particles that the mesh's devices do not divide.
     """
     mesh = mesh_lib.member_mesh(1, num_members) if mesh is None else mesh
-    num_devices = mesh.shape[mesh_lib.MEMBERS]
     trainer = mesh_lib.divided(trainer, mesh.shape[mesh_lib.PARTICLES])
     slots = np.arange(num_members, dtype=np.int32)
     rows: Any = PartitionSpec(mesh_lib.MEMBERS)
@@ -74,10 +73,42 @@ def engine(
     placed = mesh_lib.specs(trainer)
     options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
 
-    def init_one(slot, hypers, key):
-        return trainer.init(jax.random.fold_in(key, slot), hypers)
+    def init(key, hypers):
+        def one(slot, hypers):
+            return trainer.init(jax.random.fold_in(key, slot), hypers)
 
-    def train_one(slot, member, hypers, key, number, data):
+        return mesh_lib.constrain(jax.tree.map(_strong, jax.vmap(one)(slots, hypers)), mesh, placed)
+
+    train = jax.shard_map(
+        _train_local(trainer, rhythm, chunk),
+        mesh=mesh,
+        in_specs=(rows, placed, rows, everywhere, everywhere, everywhere),
+        out_specs=(placed, everywhere),
+        check_vma=False,
+    )
+    gather = jax.shard_map(
+        _gather_local(trainer, copy, mesh.shape[mesh_lib.MEMBERS]),
+        mesh=mesh,
+        in_specs=(rows, placed, rows),
+        out_specs=placed,
+        check_vma=False,
+    )
+    return Engine(
+        jax.jit(init, compiler_options=options),
+        jax.jit(
+            lambda m, h, k, n, d: train(slots, m, h, k, n, d), donate_argnums=0, compiler_options=options
+        ),
+        jax.jit(lambda m, source: gather(slots, m, source), donate_argnums=0),
+        jax.jit(jax.vmap(trainer.test, (0, None)), out_shardings=NamedSharding(mesh, everywhere)),
+        mesh,
+        copy,
+    )
+
+
+def _train_local(trainer: Trainer, rhythm: Rhythm, chunk: int | None) -> Callable[..., Any]:
+    """A round of the members of one device; the scores are those of all devices."""
+
+    def one(slot, member, hypers, key, number, data):
         def step(member, key):
             return trainer.step(member, hypers, key, data), None
 
@@ -89,35 +120,32 @@ def engine(
         keys = jax.random.split(key, rhythm.round_steps).reshape(rhythm.evaluations, rhythm.eval_every)
         return jax.lax.scan(stretch, member, keys)
 
-    def train_local(slots, members, hypers, key, number, data):
-        def one(xs):
+    def local(slots, members, hypers, key, number, data):
+        def each(xs):
             slot, member, hypers = xs
-            return train_one(slot, member, hypers, key, number, data)
+            return one(slot, member, hypers, key, number, data)
 
         xs = (slots, members, hypers)
         if chunk is None or chunk >= slots.shape[0]:
-            members, scores = jax.vmap(one)(xs)
+            members, scores = jax.vmap(each)(xs)
         else:
-            members, scores = jax.lax.map(one, xs, batch_size=chunk)
+            members, scores = jax.lax.map(each, xs, batch_size=chunk)
         return members, jax.lax.all_gather(scores, mesh_lib.MEMBERS, tiled=True)
 
-    train = jax.shard_map(
-        train_local,
-        mesh=mesh,
-        in_specs=(rows, placed, rows, everywhere, everywhere, everywhere),
-        out_specs=(placed, everywhere),
-        check_vma=False,
-    )
+    return local
 
-    def gather_local(slots, members, source):
+
+def _gather_local(trainer: Trainer, copy: Copy, num_devices: int) -> Callable[..., Member]:
+    """Copies between members, seen from one device."""
+
+    def local(slots, members, source):
         taken = mesh_lib.take_rows(members, source, slots, num_devices)
-        if copy.inner or not jax.tree.leaves(members.inner):
-            inner = taken.inner
-        else:  # a member with new weights goes on with its own inner part, begun anew where that is possible
+        inner = taken.inner
+        if not copy.inner and jax.tree.leaves(inner):
+            # A member with new weights keeps its own inner part, restarted where the trainer can do that.
             again = jax.vmap(trainer.restart)(members.inner)
-            moved = source != slots
             inner = jax.tree.map(
-                lambda a, b: jnp.where(moved.reshape(-1, *(1,) * (a.ndim - 1)), a, b), again, members.inner
+                lambda a, b: jnp.where(mesh_lib.along(source != slots, a), a, b), again, members.inner
             )
         return Member(
             taken.weights if copy.weights else members.weights,
@@ -125,24 +153,7 @@ def engine(
             inner,
         )
 
-    gather = jax.shard_map(
-        gather_local, mesh=mesh, in_specs=(rows, placed, rows), out_specs=placed, check_vma=False
-    )
-
-    def init(key, hypers):
-        members = jax.vmap(init_one, (0, 0, None))(slots, hypers, key)
-        return mesh_lib.constrain(jax.tree.map(_strong, members), mesh, placed)
-
-    return Engine(
-        jax.jit(init, compiler_options=options),
-        jax.jit(
-            lambda m, h, k, n, d: train(slots, m, h, k, n, d), donate_argnums=0, compiler_options=options
-        ),
-        jax.jit(lambda m, source: gather(slots, m, source), donate_argnums=0),
-        jax.jit(jax.vmap(trainer.test, (0, None)), out_shardings=NamedSharding(mesh, everywhere)),
-        mesh,
-        copy,
-    )
+    return local
 
 
 def _strong(x):

@@ -13,7 +13,7 @@ import numpy as np
 
 from meta_train.errors import RunError
 from meta_train.population.base import Controller
-from meta_train.population.evolve import Record, best_member
+from meta_train.population.rounds import Record, best_member
 from meta_train.run.metrics import read_jsonl
 
 LINEAGE = "lineage.jsonl"

@@ -111,11 +111,12 @@ def take_rows(members: Any, source: jax.Array, slots: jax.Array, num_devices: in
         first = (here - i) % num_devices * own
         inside = (source >= first) & (source < first + own)
         place = jnp.clip(source - first, 0, own - 1)
-        found = jax.tree.map(lambda a, b: jnp.where(_along(inside, a), b[place], a), found, passing)
+        found = jax.tree.map(lambda a, b: jnp.where(along(inside, a), b[place], a), found, passing)
         return found, jax.lax.ppermute(passing, MEMBERS, ring)
 
     return jax.lax.fori_loop(0, num_devices, turn, (members, members))[0]
 
 
-def _along(mask: jax.Array, x: jax.Array) -> jax.Array:
+def along(mask: jax.Array, x: jax.Array) -> jax.Array:
+    """A mask [m] reshaped to select rows of x [m, ...]."""
     return mask.reshape(-1, *(1,) * (x.ndim - 1))

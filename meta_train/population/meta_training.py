@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from annotated_types import Ge
 
 from learned_opt import LEARNED_OPTIMIZERS, LearnedOptimizer
@@ -16,8 +15,8 @@ from meta_train.config import load as config_lib
 from meta_train.config.outer_optimizer import optimizers
 from meta_train.config.registry import build, option_parameters
 from meta_train.config.schema import RunConfig
-from meta_train.core import combine, perturb
-from meta_train.core.outer import only
+from meta_train.core import combine
+from meta_train.core.outer import OuterState, only, update_theta
 from meta_train.core.system import Rollout
 from meta_train.errors import ConfigError, join
 from meta_train.estimators import ESTIMATORS, GradientEstimator
@@ -51,31 +50,31 @@ def meta_training(
 
     Fitness is minus the mean over steps of log(training loss) of whole inner trainings with the moving
     average of theta, on the tasks of the config's `selection` (those of `tasks` if it has none): always the
-    same tasks, initial parameters and minibatches. Searched can be every number of the outer optimizer
-    (`learning_rate`, `b1`, `clip_norm`, ...), `sigma`, where the estimator keeps it in its state, and, with
-    several tasks, `weight.LABEL` of each, its share of the gradient in the place of its `weight`.
+    same tasks, initial parameters and minibatches. A population can search every number of the outer
+    optimizer (`learning_rate`, `b1`, `clip_norm`, ...), `sigma` if the estimator keeps it in its state,
+    and, with several tasks, `weight.LABEL` of each, which replaces the task's `weight`.
 
     Args:
       searched: names of the hyperparameters that the population searches.
-      config: keys as of `meta-train run`'s file; `mesh.particles`, `checkpoint`, `logging` and `seed` are not
-        used, as the population has its own.
+      config: keys as in a config of `meta-train run`; `mesh.particles`, `checkpoint`, `logging` and `seed`
+        are ignored, as the population has its own.
       horizon: steps of the inner trainings that the fitness averages.
       num_seeds: inner trainings per task.
 
     Raises:
       ConfigError: what is wrong with the config.
       ValueError: `sigma` is searched with an estimator whose state does not hold it; a rotation, as members
-        share a program; streamed tasks without others to judge by.
+        share a program; streamed tasks without `selection.tasks`, which the fitness needs then.
     """
     settings = run_settings(config, searched)
     lopt = learned_optimizer(settings)
     estimators, data, streams = _estimators(settings, lopt)
     if SIGMA in searched:
         _check_sigma(estimators, lopt, settings.estimator["name"])
-    judged = settings.selection.tasks or [task.spec for task in settings.tasks]
+    selected = settings.selection.tasks or [task.spec for task in settings.tasks]
     test_specs = () if isinstance(settings.evaluation.tasks, str) else settings.evaluation.tasks
     families = {
-        "judges": [build_family(spec, "selection.tasks") for spec in judged],
+        "selection": [build_family(spec, "selection.tasks") for spec in selected],
         "test": [build_family(spec, "evaluation.tasks") for spec in test_specs],
     }
     make = searched_optimizer(settings.outer_optimizer.spec, searched, settings.outer_steps)
@@ -96,17 +95,18 @@ def meta_training(
             label: one if alone else _split_one(settings, label, one, num_devices)
             for label, one in estimators.items()
         }
-        judge = score(families["judges"], stream=0, num_devices=num_devices)
+        alike = 1 if settings.mesh.deterministic else num_devices  # every device scores all seeds
+        fitness = score(families["selection"], stream=0, num_devices=alike)
         return whole._replace(
             step=_step(settings, apart, make, searched, lopt, num_devices),
-            score=lambda member, data: -judge(member.weights["ema"], data["judges"]),
+            score=lambda member, data: -fitness(member.weights["ema"], data["selection"]),
         )
 
-    judge, tested = score(families["judges"], stream=0), score(families["test"], stream=1)
+    fitness, tested = score(families["selection"], stream=0), score(families["test"], stream=1)
     whole = Trainer(
         init,
         _step(settings, estimators, make, searched, lopt, 1),
-        lambda member, data: -judge(member.weights["ema"], data["judges"]),
+        lambda member, data: -fitness(member.weights["ema"], data["selection"]),
         {"train": data} | {use: [f.data for f in some] for use, some in families.items()},
         hypers=(*numbers_of(settings.outer_optimizer.name), SIGMA, *_weight_names(settings)),
         static=_static(settings),
@@ -121,8 +121,16 @@ def meta_training(
 
 
 def _step(settings, estimators, make, searched, lopt, num_devices) -> Callable[..., Member]:
-    """One outer step of a member, on devices that hold its particles together."""
-    ema = settings.outer_optimizer.ema
+    """One outer step of a member, whose particles are split over `num_devices` devices."""
+
+    def update(before, grad, hypers):
+        ema = settings.outer_optimizer.ema
+        return update_theta(before, grad, make(hypers), ema=ema, trained=lopt.trained)[:3]
+
+    if settings.mesh.deterministic:
+        # XLA simplifies divisions by a vector, one number per member, differently in a program for one device
+        # than for several; those by a scalar it treats alike. So the members are updated one by one.
+        update = jax.custom_batching.sequential_vmap(update)
 
     def step(member, hypers, key, data):
         theta, inner = member.weights["theta"], member.inner
@@ -131,19 +139,17 @@ def _step(settings, estimators, make, searched, lopt, num_devices) -> Callable[.
         estimator = _mixture(settings, estimators, hypers, num_devices)
         estimate, inner = estimator.estimate(theta, inner, key, data["train"])
         grad = only(lopt.trained, estimate.grad)
-        updates, opt_state = make(hypers).update(grad, member.opt_state, theta)
-        theta = optax.apply_updates(theta, only(lopt.trained, updates))
-        return Member(
-            {"theta": theta, "ema": perturb.mix(ema, member.weights["ema"], theta)}, opt_state, inner
-        )
+        before = OuterState(theta, member.weights["ema"], member.opt_state, None, key, key)
+        theta, ema, opt_state = update(before, grad, hypers)
+        return Member({"theta": theta, "ema": ema}, opt_state, inner)
 
     return step
 
 
 def _mixture(settings, estimators, hypers=None, num_devices=1) -> GradientEstimator:
-    """The mean over the families, with the weights that are searched in the place of the config's."""
+    """The mean over the families; weights that are searched replace those of the config."""
     hypers = hypers or {}
-    # All of them may be 0: then they weigh alike, rather than 0 / 0.
+    # If all are 0 they get equal weights, instead of 0 / 0.
     weights = {
         task.label: jnp.maximum(hypers[WEIGHT + task.label], TINY)
         if WEIGHT + task.label in hypers
@@ -156,7 +162,7 @@ def _mixture(settings, estimators, hypers=None, num_devices=1) -> GradientEstima
 
 
 def _all_numbers(estimator: GradientEstimator) -> GradientEstimator:
-    """Gives the numbers of all devices' particles to each: the families' scaling averages them."""
+    """Gathers the numbers of all devices' particles on each device: the families' scaling averages them."""
 
     def estimate(theta, state, key, data):
         found, state = estimator.estimate(theta, state, key, data)
@@ -176,7 +182,7 @@ def _split_one(settings, label, estimator, num_devices) -> GradientEstimator:
 
 
 def _weight_names(settings: RunConfig) -> tuple[str, ...]:
-    """Weights matter relative to each other: one task has none."""
+    """The names of the weights, which only matter relative to each other: a single task has none."""
     return tuple(WEIGHT + task.label for task in settings.tasks) if len(settings.tasks) > 1 else ()
 
 
@@ -194,7 +200,7 @@ def _static(settings: RunConfig) -> tuple[str, ...]:
 def _estimators(
     settings: RunConfig, lopt: LearnedOptimizer
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """The estimators of the config's families, on one device, the families' data and streams; by label."""
+    """By label: the estimators of the config's families on one device, the families' data, and streams."""
     estimators, data, streams = {}, {}, {}
     for task in settings.tasks:
         with contextlib.nullcontext() if task.stream is None else datasets.on_host():
@@ -211,11 +217,11 @@ def _estimators(
 
 
 def run_settings(config: dict[str, Any], searched: tuple[str, ...]) -> RunConfig:
-    """The run's config that a population's trainer holds; what is searched need not be given in it.
+    """The run's config inside a population's trainer; it need not contain what is searched.
 
     Raises:
       ConfigError: named `config.KEY`.
-      ValueError: what members cannot have.
+      ValueError: what members of a population do not support.
     """
     filled = copy.deepcopy(config)
     outer = filled.get("outer_optimizer")
@@ -228,14 +234,14 @@ def run_settings(config: dict[str, Any], searched: tuple[str, ...]) -> RunConfig
     except ConfigError as error:
         raise ConfigError(p._replace(key=join("config", p.key)) for p in error.problems) from None
     if any(task.stream is not None for task in settings.tasks) and not settings.selection.tasks:
-        raise ValueError("config.selection.tasks must name tasks to judge by where data are streamed")
+        raise ValueError("config.selection.tasks must name tasks for the fitness where data are streamed")
     if settings.rotation is not None:
         raise ValueError("config.rotation must be null: all members run one program")
     return settings
 
 
 def with_sigma(state: Any, sigma: Any) -> Any:
-    """An estimator's state whose noise, from the next block on, has this std (f32[])."""
+    """An estimator's state whose noise has this std (f32[]) from its next draw on."""
 
     def leaf(path, x):
         return jnp.broadcast_to(jnp.asarray(sigma, x.dtype), x.shape) if _is_sigma(path) else x
@@ -255,9 +261,11 @@ def _check_sigma(estimators, lopt, name):
 
 
 def restart(inner: Any) -> Any:
-    """An estimator's state whose particles all begin new inner problems at their next window."""
+    """An estimator's state whose particles all start new inner problems before their next window."""
 
     def mark(x):
-        return x._replace(diverged=jnp.ones_like(x.diverged)) if isinstance(x, Rollout) else x
+        if not isinstance(x, Rollout):
+            return x
+        return x._replace(t=x.length, diverged=jnp.ones_like(x.diverged))
 
     return jax.tree.map(mark, inner, is_leaf=lambda x: isinstance(x, Rollout))

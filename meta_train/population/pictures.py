@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from meta_train.population.base import Controller
-from meta_train.population.evolve import Record
 from meta_train.population.lineage import Schedule, schedule_of, winner
+from meta_train.population.rounds import Record
 from meta_train.population.space import Space
 
 # Colours that stay apart without colour vision (Okabe and Ito).

@@ -13,11 +13,11 @@ from meta_train.population import lineage
 from meta_train.population.base import Rhythm, Trainer
 from meta_train.population.config import assemble
 from meta_train.population.engine import Engine, engine, to_device
-from meta_train.population.evolve import fitness_of
-from meta_train.population.feeds import fed
 from meta_train.population.lineage import Schedule
+from meta_train.population.rounds import fitness_of
 from meta_train.population.run import load_config
 from meta_train.population.space import Space
+from meta_train.population.streamed import streamed
 
 REPLAY_STREAM = 2**31  # of keys that no population draws from
 
@@ -67,9 +67,9 @@ def scheduled(
         return to_device(space, {name: values[number] for name, values in hypers.items()})
 
     members, found = run.init(jax.random.fold_in(key, 0), at(0)), []
-    with fed(trainer, run.mesh) as feed:
+    with streamed(trainer, run.mesh) as stream:
         for number in range(rounds):
-            data = feed.at(number * rhythm.round_steps)
+            data = stream.at(number * rhythm.round_steps)
             members, scores = run.train(
                 members, at(number), jax.random.fold_in(key, 1), np.int32(number), data
             )
@@ -107,7 +107,7 @@ def export_schedule(directory: Path, file: Path) -> Schedule:
 
 
 def replay_run(directory: Path, file: Path, *, num_seeds: int, seed: int) -> tuple[Schedule, Replay]:
-    """Replays the winner's schedule of a run, and writes what comes out as JSON."""
+    """Replays the winner's schedule of a run, and writes the results as JSON."""
     schedule = winners_schedule(directory)
     parts = assemble(load_config(directory))
     found = replay(parts.trainer, parts.space, parts.rhythm, schedule.hypers, num_seeds=num_seeds, seed=seed)
@@ -118,5 +118,5 @@ def replay_run(directory: Path, file: Path, *, num_seeds: int, seed: int) -> tup
 
 
 def write_json(file: Path, value: Any) -> None:
-    """Writes strict JSON (RunError if the disk refuses)."""
+    """Writes strict JSON (RunError if it cannot be written)."""
     replace(file, json.dumps(value, indent=1) + "\n")

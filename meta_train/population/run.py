@@ -18,8 +18,9 @@ from meta_train.population import config as config_lib
 from meta_train.population import lineage
 from meta_train.population.base import Controller
 from meta_train.population.config import PopulationConfig
-from meta_train.population.evolve import Population, Record, Stage, advance, begin, best_member, population
-from meta_train.population.feeds import fed
+from meta_train.population.engine import engine
+from meta_train.population.rounds import Population, Record, Stage, advance, begin, best_member
+from meta_train.population.streamed import placed, streamed
 from meta_train.run.directory import CHECKPOINTS, CONFIG, METRICS, prepare_as
 from meta_train.run.hooks import lost_process
 from meta_train.run.metrics import Writer, all_of, jsonl_writer
@@ -52,22 +53,22 @@ def run_population(
 
     Args:
       config: what to do.
-      directory: of the run: config.yaml, checkpoints/, lineage.jsonl, metrics.jsonl. Made if it is not there.
-      resume: go on with the run that is there, bit for bit as if it had not stopped.
-      display: how to talk to a person.
+      directory: of the run: config.yaml, checkpoints/, lineage.jsonl, metrics.jsonl; created if missing.
+      resume: continue the run in that directory, bit for bit as if it had not stopped.
+      display: where progress is shown.
 
     Raises:
       ConfigError: before anything is compiled or written.
       RunError: a directory that holds another run; no member with a finite fitness (the round is named).
-      Interrupted: SIGINT or SIGTERM came; the population is saved.
-      CheckpointError, MetricsError: the disk refused.
+      Interrupted: SIGINT or SIGTERM was received; the population is saved.
+      CheckpointError, MetricsError: a file could not be written.
     """
     began = time.perf_counter()
     set_up_jax(config)  # type: ignore[arg-type]  # its `runtime` section is the same
     hosts.agree("config", config_lib.resolved(config))
     if not hosts.is_first():
         display = SILENT
-    run, parts = build_population(config)
+    run = build_population(config)
     held = contextlib.ExitStack()
     directory = hosts.first_then_all(
         lambda: prepare_as(
@@ -82,8 +83,8 @@ def run_population(
     except (jax.errors.JaxRuntimeError, ValueError) as error:
         if not hosts.several():
             raise
-        raise lost_process("population", error, _what_is_left(directory)) from error
-    slot = best_member(parts.controller, record)
+        raise lost_process("population", error, _last_checkpoint(directory)) from error
+    slot = best_member(run.controller, record)
     test = {name: float(values[slot]) for name, values in test.items()}
     return PopulationResult(directory, slot, float(record.fitness[slot]), test, time.perf_counter() - began)
 
@@ -91,7 +92,7 @@ def run_population(
 def _train(
     config: PopulationConfig, run: Population, directory: Path, resume: bool, display: Display
 ) -> tuple[Stage, Record]:
-    """All rounds that are left: the last stage, and the last round's record."""
+    """Trains the remaining rounds: the last stage, and the record of the last round."""
     every, record = config.checkpoint.every, None
     with (
         Checkpoints(
@@ -106,11 +107,11 @@ def _train(
             display.say(f"resumed after round {stage.round}")
         first, done = stage.round if resume else None, stage.round * config.round_steps
         with (
-            fed(run.trainer, run.engine.mesh, done, meta.get("streams")) as feed,
+            streamed(run.trainer, run.engine.mesh, done, meta.get("streams")) as stream,
             _Files(config, directory, first, meta.get("wandb_id"), display) as files,
         ):
             while stage.round < config.rounds:
-                data = feed.at(stage.round * config.round_steps)
+                data = stream.at(stage.round * config.round_steps)
                 stage, record = advance(run, stage, data, last=stage.round + 1 == config.rounds)
                 row = summary(run.controller, record, stage)
                 files.write(record, row)
@@ -118,7 +119,7 @@ def _train(
                 display.row(row)
                 stop = asked_to_stop()
                 if stop or stage.round == config.rounds or (every and stage.round % every == 0):
-                    streams = feed.position(stage.round * config.round_steps)
+                    streams = stream.position(stage.round * config.round_steps)
                     checkpoints.save(stage.round, stage.members, _meta(stage, streams, files.wandb_id))
                 if stop and stage.round < config.rounds:
                     checkpoints.wait()
@@ -126,30 +127,29 @@ def _train(
     return stage, record or lineage.read(directory)[-1]
 
 
-def _what_is_left(directory: Path) -> str:
+def _last_checkpoint(directory: Path) -> str:
     saved = numbered(directory / CHECKPOINTS)
     return f"the last good checkpoint is {saved[-1]}" if saved else "no checkpoint was saved yet"
 
 
-def build_population(config: PopulationConfig) -> tuple[Population, config_lib.Parts]:
-    """The population that a config describes, and the parts that it is made of."""
+def build_population(config: PopulationConfig) -> Population:
+    """The population that a config describes."""
     parts = config_lib.assemble(config)
-    mesh = config_lib.mesh_of(config, parts.controller.num_members)
-    run = population(
+    num_members = parts.controller.num_members
+    compiled = engine(
         parts.trainer,
-        parts.controller,
-        parts.space,
+        num_members,
         parts.rhythm,
-        seed=config.seed,
         copy=parts.copy,
-        mesh=mesh,
+        mesh=config_lib.mesh_of(config, num_members),
         chunk=config.member_chunk,
     )
-    return run, parts
+    trainer = placed(parts.trainer, compiled.mesh)
+    return Population(trainer, parts.controller, parts.space, parts.rhythm, compiled, config.seed)
 
 
 def load_config(directory: Path) -> PopulationConfig:
-    """The config of a population's directory (RunError if it is none)."""
+    """The config of a population's directory (RunError if it is not one)."""
     file = Path(directory) / CONFIG
     if not file.is_file():
         raise RunError(f"{directory} is not the directory of a run: there is no {CONFIG} in it")
@@ -160,7 +160,7 @@ def load_config(directory: Path) -> PopulationConfig:
 
 
 def holds_population(directory: Path) -> bool:
-    """Whether a directory is that of a population, rather than of a single run, or of nothing."""
+    """Whether a directory is that of a population, not of a single run or anything else."""
     file = Path(directory) / CONFIG
     return file.is_file() and "controller" in config_file.read(file)
 

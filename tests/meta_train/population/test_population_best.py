@@ -46,7 +46,7 @@ def finished(tmp_path_factory):
     config = config_lib.parse(parse(CONFIG))
     result = run_population(config, directory)
     hypers = {name: np.zeros(4, np.float32) for name in config.hypers}
-    like = jax.eval_shape(build_population(config)[0].engine.init, jax.random.key(0), hypers)
+    like = jax.eval_shape(build_population(config).engine.init, jax.random.key(0), hypers)
     with Checkpoints(directory / "checkpoints") as checkpoints:
         members = checkpoints.restore(like).state
     return directory, result.slot, jax.tree.map(lambda x: np.asarray(x)[result.slot], members.weights["ema"])

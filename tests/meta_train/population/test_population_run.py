@@ -16,7 +16,7 @@ from meta_train.cli import main as cli
 from meta_train.config.file import parse
 from meta_train.population import config as config_lib
 from meta_train.population import lineage
-from meta_train.population.evolve import begin
+from meta_train.population.rounds import begin
 from meta_train.population.run import build_population, run_population
 
 CONFIGS = Path(__file__).parents[3] / "configs"
@@ -48,7 +48,7 @@ def finished(tmp_path_factory):
 def last_state(directory):
     config = config_lib.load(directory / "config.yaml")
     with Checkpoints(directory / "checkpoints") as checkpoints:
-        restored = checkpoints.restore(begin(build_population(config)[0]).members)
+        restored = checkpoints.restore(begin(build_population(config)).members)
     return restored.step, [np.asarray(x).tobytes() for x in jax.tree.leaves(restored.state)], restored.meta
 
 

@@ -8,11 +8,11 @@ from meta_train.core.stream import buffer_at
 from meta_train.errors import ConfigError
 from meta_train.population import config as config_lib
 from meta_train.population import lineage
-from meta_train.population.evolve import evolve
-from meta_train.population.feeds import fed, placed
 from meta_train.population.mesh import member_mesh
 from meta_train.population.meta_training import meta_training
+from meta_train.population.rounds import evolve
 from meta_train.population.run import build_population, run_population
+from meta_train.population.streamed import placed, streamed
 from meta_train.run.train import Display
 
 STREAMED = {
@@ -42,18 +42,18 @@ CONFIG = {
 def test_the_buffers_of_all_devices_are_what_a_single_run_has_at_that_step():
     mesh = member_mesh(2, 4, 2)
     trainer = placed(meta_training(("learning_rate",), config=STREAMED), mesh)
-    stream = trainer.streams["flow"]
-    with fed(trainer, mesh) as feed:
+    source = trainer.streams["flow"]
+    with streamed(trainer, mesh) as stream:
         for step, count in ((0, 0), (2, 0), (4, 1), (12, 3)):
-            found = feed.at(step)["train"]["flow"]["train"]
+            found = stream.at(step)["train"]["flow"]["train"]
             assert found["x"].sharding.is_fully_replicated and len(found["x"].devices()) == 4
-            for name, wanted in buffer_at(stream, count).items():
+            for name, wanted in buffer_at(source, count).items():
                 np.testing.assert_array_equal(found[name], wanted)
-        place = feed.position(12)
+        place = stream.position(12)
     assert place["flow"]["refreshes"] == 3
-    with fed(trainer, mesh, 12, place) as feed:  # as a resumed population does
-        again = feed.at(12)["train"]["flow"]["train"]
-        jax.tree.map(np.testing.assert_array_equal, again, buffer_at(stream, 3))
+    with streamed(trainer, mesh, 12, place) as stream:  # as a resumed population does
+        again = stream.at(12)["train"]["flow"]["train"]
+        jax.tree.map(np.testing.assert_array_equal, again, buffer_at(source, 3))
 
 
 def test_a_stream_that_does_not_fit_the_rounds_is_refused_by_name():
@@ -61,7 +61,7 @@ def test_a_stream_that_does_not_fit_the_rounds_is_refused_by_name():
     with pytest.raises(ConfigError, match=message):
         config_lib.parse(CONFIG | {"round_steps": 3, "eval_every": 3})
     with pytest.raises(
-        ValueError, match="^config.selection.tasks must name tasks to judge by where data are"
+        ValueError, match="^config.selection.tasks must name tasks for the fitness where data are"
     ):
         meta_training(("learning_rate",), config=STREAMED | {"selection": {}})
 
@@ -69,7 +69,7 @@ def test_a_stream_that_does_not_fit_the_rounds_is_refused_by_name():
 @pytest.mark.slow
 def test_stopped_and_resumed_it_sees_the_same_rows(tmp_path):
     config = config_lib.parse(CONFIG)
-    population = build_population(config)[0]
+    population = build_population(config)
     _, records = evolve(population, 4)
     frozen = population._replace(trainer=population.trainer._replace(streams={}))
     same = [np.array_equal(a.scores, b.scores) for a, b in zip(records, evolve(frozen, 4)[1], strict=True)]

@@ -7,8 +7,8 @@ import pytest
 from meta_train.population import toys
 from meta_train.population.base import Rhythm, Setting
 from meta_train.population.controllers import CONTROLLERS
-from meta_train.population.evolve import evolve, population
 from meta_train.population.replay import replay
+from meta_train.population.rounds import evolve, population
 from meta_train.population.space import linear, log
 
 SEEDS = range(20)

@@ -11,10 +11,10 @@ from meta_train.population.base import Member, Rhythm, Setting, Trainer
 from meta_train.population.check_trainer import check_trainer
 from meta_train.population.controllers import pbt, random_search
 from meta_train.population.engine import Copy, engine
-from meta_train.population.evolve import evolve, population
 from meta_train.population.lineage import winner
 from meta_train.population.mesh import member_mesh
 from meta_train.population.meta_training import meta_training, with_sigma
+from meta_train.population.rounds import evolve, population
 from meta_train.population.space import linear
 from meta_train.population.supervised import supervised
 from tasks import TASKS

@@ -1,6 +1,5 @@
-"""A population from round to round, in memory: what the command does with files, notebooks do with this."""
+"""A population from round to round, in memory. The command adds files to this; notebooks call it directly."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -9,10 +8,10 @@ import numpy as np
 from meta_train.errors import ConfigError, RunError
 from meta_train.population import engine as engine_lib
 from meta_train.population import mesh as mesh_lib
-from meta_train.population.base import Controller, Member, Outcome, Rhythm, Trainer
+from meta_train.population.base import Controller, Decision, Member, Outcome, Rhythm, Trainer
 from meta_train.population.check_trainer import problems_of
-from meta_train.population.feeds import fed, placed
 from meta_train.population.space import Hypers, Space
+from meta_train.population.streamed import placed, streamed
 
 
 class Record(NamedTuple):
@@ -24,7 +23,7 @@ class Record(NamedTuple):
       hypers: of this round.
       scores: f64[M, E].
       fitness: f64[M]; -inf where not finite.
-      source: i64[M], whose state each member had at the *end* of this round went on into the next one.
+      source: i64[M], the member whose state at the end of this round each member starts the next one with.
       events: of the decision after this round.
     """
 
@@ -56,7 +55,7 @@ class Stage(NamedTuple):
 
 
 class Population(NamedTuple):
-    """What does not change from round to round."""
+    """What does not change from one round to the next."""
 
     trainer: Trainer
     controller: Controller
@@ -90,8 +89,13 @@ def population(
 
 
 def begin(population: Population) -> Stage:
-    """All members before the first round."""
+    """All members before the first round.
+
+    Raises:
+      ValueError: a decision of the controller that does not fit the population.
+    """
     state, decision = population.controller.init(_rng(population, 0))
+    _check(population, decision)
     members = population.engine.init(
         _key(population, 0), engine_lib.to_device(population.space, decision.hypers)
     )
@@ -100,14 +104,19 @@ def begin(population: Population) -> Stage:
 
 
 def advance(population: Population, stage: Stage, data: Any = None, *, last: bool) -> tuple[Stage, Record]:
-    """One round and, unless it is the last one, the decision after it. The members given are donated.
+    """One round and, unless it is the last one, the decision after it. The given members are donated.
 
-    `data` is that of `feeds.fed` where the trainer has streams, None for the trainer's own.
+    The generator and the keys of a round depend on its number alone, so no random state has to be saved.
 
-    The generator and the keys of a round hang on its number alone, so nothing of them needs to be saved.
+    Args:
+      population: what is trained.
+      stage: before the round.
+      data: those of `StreamedData.at` where the trainer has streams; None for the trainer's own.
+      last: whether it is the last round.
 
     Raises:
       RunError: no ranked member has a finite fitness.
+      ValueError: a decision of the controller that does not fit the population.
     """
     rhythm, data = population.rhythm, population.trainer.data if data is None else data
     hypers = engine_lib.to_device(population.space, stage.hypers)
@@ -117,39 +126,49 @@ def advance(population: Population, stage: Stage, data: Any = None, *, last: boo
     fitness, step = fitness_of(scores, rhythm.average), (stage.round + 1) * rhythm.round_steps
     if not np.isfinite(fitness[population.controller.ranked]).any():
         raise RunError(f"no member has a finite fitness any more after round {stage.round + 1} (step {step})")
-    source, new, events, state = np.arange(len(scores)), stage.hypers, [], stage.controller
+    everyone = np.arange(len(scores))
+    state, decision = stage.controller, Decision(everyone, stage.hypers, [])
     if not last:
         rng = _rng(population, stage.round + 1)
         outcome = Outcome(step, scores, fitness, stage.hypers)
-        state, (source, new, events) = population.controller.step(stage.controller, outcome, rng)
-        if (source != np.arange(len(source))).any():
-            members = population.engine.gather(members, source.astype(np.int32))
-    record = Record(stage.round, step, stage.hypers, scores, fitness, source, events)
-    ancestors = stage.ancestors[_weights_from(population, source)]
-    return Stage(stage.round + 1, members, new, state, ancestors), record
+        state, decision = population.controller.step(stage.controller, outcome, rng)
+        _check(population, decision)
+        if (decision.source != everyone).any():
+            members = population.engine.gather(members, decision.source.astype(np.int32))
+    record = Record(stage.round, step, stage.hypers, scores, fitness, decision.source, decision.events)
+    ancestors = stage.ancestors[_weights_from(population, decision.source)]
+    return Stage(stage.round + 1, members, decision.hypers, state, ancestors), record
+
+
+def _check(population: Population, decision: Decision) -> None:
+    m, source = population.controller.num_members, decision.source
+    if source.shape != (m,) or not np.issubdtype(source.dtype, np.integer):
+        raise ValueError(f"source must be i64[{m}], got {source.dtype}{list(source.shape)}")
+    if source.min() < 0 or source.max() >= m:
+        raise ValueError(f"source must name members 0 to {m - 1}, got {source.tolist()}")
+    shapes = {name: np.shape(values) for name, values in decision.hypers.items()}
+    if shapes != dict.fromkeys(population.space, (m,)):
+        raise ValueError(f"hypers must be f64[{m}] of each of {', '.join(population.space)}, got {shapes}")
 
 
 def _weights_from(population: Population, source: np.ndarray) -> np.ndarray:
-    """i64[M], the member whose weights each one goes on with: its own where weights are not copied."""
+    """i64[M], the member whose weights each one continues with: its own where weights are not copied."""
     return source if population.engine.copy.weights else np.arange(len(source))
 
 
-def evolve(
-    population: Population, rounds: int, *, tell: Callable[[Record], None] = lambda record: None
-) -> tuple[Stage, list[Record]]:
-    """A whole run in memory: the last stage, and the record of every round."""
+def evolve(population: Population, rounds: int) -> tuple[Stage, list[Record]]:
+    """A whole run in memory: the last stage, and the record of every round (errors as of `advance`)."""
     stage, records = begin(population), []
-    with fed(population.trainer, population.engine.mesh) as feed:
+    with streamed(population.trainer, population.engine.mesh) as stream:
         for number in range(rounds):
-            data = feed.at(number * population.rhythm.round_steps)
+            data = stream.at(number * population.rhythm.round_steps)
             stage, record = advance(population, stage, data, last=number == rounds - 1)
             records.append(record)
-            tell(record)
     return stage, records
 
 
 def fitness_of(scores: np.ndarray, average: int) -> np.ndarray:
-    """f64[M]: the mean of each member's last `average` evaluations; -inf where one of all is not finite."""
+    """f64[M]: the mean of each member's last `average` evaluations; -inf if any evaluation is not finite."""
     finite = np.isfinite(scores).all(axis=1)
     return np.where(finite, np.where(np.isfinite(scores), scores, 0)[:, -average:].mean(axis=1), -np.inf)
 

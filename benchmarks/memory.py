@@ -23,7 +23,7 @@ N, SIZE = 8, 1_000_000
 
 
 def pes_floats() -> dict[str, float]:
-    """What the compiled estimate of PES takes beside its inputs' theta, in units of N |theta| floats."""
+    """What the compiled estimate of PES takes in addition to its inputs, in units of N |theta| floats."""
 
     def step(theta, s, key, data):
         s = 0.9 * s + theta.mean()

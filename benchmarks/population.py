@@ -8,7 +8,7 @@
 
 A 64-32-10 classifier of digits trained with Adam on minibatches of 16, 200 steps a round, the members split
 over two CPU devices as `mesh: {members: 2}` does. The wall time of one member-step among 22 is at most 0.4 of
-that of a single run (gate). Processor time is told apart: it says what is saved without the second core.
+that of a single run (gate). Processor time is reported separately: it shows the saving without the second core.
 """
 
 import argparse
@@ -101,11 +101,11 @@ def memory(num_members: int = 8, num_particles: int = 32) -> None:
         source = np.arange(num_members, dtype=np.int32)
         train = run.train.lower(state, hypers, key, np.int32(0), trainer.data)  # type: ignore[attr-defined]
         copy = run.gather.lower(state, source)  # type: ignore[attr-defined]
-        beside = [one.compile().memory_analysis().temp_size_in_bytes / 2**20 for one in (train, copy)]
+        temporary = [one.compile().memory_analysis().temp_size_in_bytes / 2**20 for one in (train, copy)]
         print(
             f"members {members}, particles {particles}: state "
-            f"{init.memory_analysis().output_size_in_bytes / 2**20:.1f} MiB; beside it, training a round "
-            f"{beside[0]:.1f}, copying {beside[1]:.1f}",
+            f"{init.memory_analysis().output_size_in_bytes / 2**20:.1f} MiB; in addition, training a round "
+            f"{temporary[0]:.1f}, copying {temporary[1]:.1f}",
             flush=True,
         )
 

@@ -52,7 +52,7 @@ __all__ = [
 
 
 def _refuse_foreign_tasks() -> None:
-    """A file `tasks.py` beside the user's script would be imported in the place of the package `tasks`."""
+    """A file `tasks.py` next to the user's script would be imported in the place of the package `tasks`."""
     ours = os.path.join(os.path.dirname(os.path.dirname(__file__)), "tasks", "__init__.py")
     found = util.find_spec("tasks")
     if found is None or os.path.realpath(found.origin or "") != os.path.realpath(ours):

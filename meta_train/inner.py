@@ -39,9 +39,9 @@ MEAN_LOG_LOSS = Objective()
 
 
 class InnerState(NamedTuple):
-    """State of one inner training: `t` and `length` are i32[], `cfg` tells the task.
+    """State of one inner training: `t` and `length` are i32[], `cfg` names the task.
 
-    `late` is what gradients that arrive late need (`Late`), None where they do not; `rate` is f32[], the
+    `late` holds the delayed gradients, None where gradients are not delayed; `rate` is f32[], the
     factor on the steps of this inner problem, None where there is none.
     """
 
@@ -54,31 +54,33 @@ class InnerState(NamedTuple):
     rate: Any = None
 
 
-class Late(NamedTuple):
-    """Gradients on their way: the last ones, leaves [most, ...], and i32[], the steps that they take."""
+class DelayedGradients(NamedTuple):
+    """The most recent gradients, leaves [most, ...], and by how many steps they are delayed, i32[]."""
 
     grads: Any
     delay: jax.Array
 
 
-def depart(delay: tuple[int, int], params: Any, key: jax.Array) -> Late | None:
-    """No gradient on its way yet, and the delay of this inner problem. The key is consumed."""
+def no_gradients_yet(delay: tuple[int, int], params: Any, key: jax.Array) -> DelayedGradients | None:
+    """An empty buffer, and the delay of this inner problem, drawn from `delay`. The key is consumed."""
     least, most = delay
     if most == 0:
         return None
     grads = jax.tree.map(lambda p: jnp.zeros((most, *p.shape), p.dtype), params)
-    return Late(grads, jax.random.randint(key, (), least, most + 1))
+    return DelayedGradients(grads, jax.random.randint(key, (), least, most + 1))
 
 
-def arrive(late: Late | None, grads: Any, t: jax.Array) -> tuple[Any, Late | None]:
-    """The gradient that arrives at step t, that of step max(t - delay, 0), and what is on its way then."""
+def delayed(late: DelayedGradients | None, grads: Any, t: jax.Array) -> tuple[Any, DelayedGradients | None]:
+    """The gradient that the optimizer gets at step t, that of step max(t - delay, 0), and the buffer."""
     if late is None:
         return grads, None
     most = len(jax.tree.leaves(late.grads)[0])
-    sent = jnp.maximum(t - late.delay, 0)
-    arrived = jax.tree.map(lambda new, old: jnp.where(sent == t, new, old[sent % most]), grads, late.grads)
+    computed = jnp.maximum(t - late.delay, 0)
+    received = jax.tree.map(
+        lambda new, old: jnp.where(computed == t, new, old[computed % most]), grads, late.grads
+    )
     kept = jax.tree.map(lambda new, old: old.at[t % most].set(new), grads, late.grads)
-    return arrived, Late(kept, late.delay)
+    return received, DelayedGradients(kept, late.delay)
 
 
 def log_uniform(key: jax.Array, low: int, high: int, multiple: int) -> jax.Array:
@@ -126,7 +128,7 @@ def inner_training(
         cfg, length = family.sample(key_cfg), sample_length(key_length)
         params = family.task(cfg).init(key_params)
         opt_state = lopt.build(theta, length).init(params)
-        late = depart(family.delay, params, jax.random.fold_in(key_params, 0))
+        late = no_gradients_yet(family.delay, params, jax.random.fold_in(key_params, 0))
         rate = None
         if learning_rate is not None:
             low, high = (math.log(bound) for bound in learning_rate)
@@ -137,7 +139,7 @@ def inner_training(
         task, opt = family.task(state.cfg), lopt.build(theta, state.length)
         key_train, key_valid = jax.random.split(key)
         loss, grads = jax.value_and_grad(task.loss)(state.params, key_train, data["train"])
-        grads, late = arrive(state.late, grads, state.t)
+        grads, late = delayed(state.late, grads, state.t)
         updates, opt_state = opt.update(grads, state.opt_state, state.params, value=loss)
         if state.rate is not None:
             updates = jax.tree.map(lambda u: (state.rate * u).astype(u.dtype), updates)

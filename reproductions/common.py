@@ -18,7 +18,7 @@ from meta_train.core.system import UnrolledSystem
 from meta_train.estimators import GradientEstimator
 from reproductions.systems.outer_problem import OuterProblem
 
-# Colours that stay apart without colour vision (Okabe and Ito), then more of them, told apart by dashes.
+# Colours that stay apart without colour vision (Okabe and Ito), then more of them, distinguished by dashes.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31", "#7F7F7F")
 
 

@@ -1,7 +1,7 @@
 """Meta-training's own hyperparameters, found while it runs: outer learning rate and sigma by FIRE PBT.
 
 A small per-parameter MLP optimizer is meta-trained by NRES on small quadratics. Fitness is minus the mean log
-loss of inner trainings on fixed seeds; what is reported is the same on other seeds, which nobody chose by.
+loss of inner trainings on fixed seeds; what is reported is the same on seeds that no choice used.
 Every method gets as many members for as many outer steps: the best fixed setting is the best of that many.
 """
 

@@ -1,7 +1,7 @@
 """A learning-rate schedule for a real network on real data, found in one run of 22 members.
 
 An autoencoder of handwritten digits (64-32-16-32-64) trained by SGD with minibatches of four. Fitness is -log
-of the loss on validation images; the test images belong to nobody's training or choice. Every method
+of the loss on validation images; the test images are used for neither training nor choice. Every method
 gets 22 members for the same number of steps; the schedule made by hand is a cosine decay from the best
 of 22 peak rates.
 """

@@ -65,17 +65,17 @@ def run(fast: bool, seeds: list[int]) -> dict[str, Any]:
 
 def summary(curves: dict[str, Any], axis: np.ndarray, grid: np.ndarray) -> dict[str, str]:
     """The objective after 1000 outer steps and after all, from the least to the most over seeds."""
-    told = {"start": f"{objective(np.full(2, -4.0)):.1f}"}
+    lines = {"start": f"{objective(np.full(2, -4.0)):.1f}"}
     for label, curve in curves.items():
         found = np.asarray(curve["objective"])
         early, final = found[:, 1000 // EVERY], found[:, -1]
         theta = np.median(np.asarray(curve["theta"])[:, -1], 0)
-        told[label] = (
+        lines[label] = (
             f"{early.min():.0f} to {early.max():.0f} after 1000; {final.min():.0f} to {final.max():.0f} "
             f"after {EVERY * (found.shape[1] - 1)}, theta ({theta[0]:.2f}, {theta[1]:.2f})"
         )
     best = np.unravel_index(grid.argmin(), grid.shape)
-    return told | {"best on the grid": f"{grid.min():.1f} at ({axis[best[0]]:.2f}, {axis[best[1]]:.2f})"}
+    return lines | {"best on the grid": f"{grid.min():.1f} at ({axis[best[0]]:.2f}, {axis[best[1]]:.2f})"}
 
 
 def draw(result: dict[str, Any], figure: Any) -> None:

@@ -148,7 +148,7 @@ def reduced_batch(family: TaskFamily, *, fraction: Range = (0.05, 1.0)) -> TaskF
 def label_noise(
     family: TaskFamily, *, probability: Annotated[float, at.Interval(gt=0, le=1)] = 0.1
 ) -> TaskFamily:
-    """A label is replaced by a uniformly drawn class, with this probability, anew in every minibatch.
+    """A label is replaced by a uniformly drawn class, with this probability, drawn again in every minibatch.
 
     Args:
       family: what is augmented, a classification family on data sets.

@@ -32,7 +32,7 @@ class TaskFamily(NamedTuple):
       data: split name ("train", "valid", and "test" where there is one) -> arrays on the device, or () for a
         task without data. It travels as an *argument* of the jitted functions: what they close over is baked
         into the program.
-      delay: (least, most) steps that gradients arrive late by in meta-training, drawn per inner problem.
+      delay: (least, most) steps by which gradients are delayed in meta-training, drawn per inner problem.
     """
 
     sample: Callable[[jax.Array], Cfg]

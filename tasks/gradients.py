@@ -101,7 +101,7 @@ def normalised_gradient(family: TaskFamily) -> TaskFamily:
 def delayed_gradient(
     family: TaskFamily, *, least: Annotated[int, at.Ge(0)] = 1, most: Annotated[int, at.Ge(1)] = 8
 ) -> TaskFamily:
-    """Gradients that arrive late, as in asynchronous training: the optimizer gets that of d steps before.
+    """Delayed gradients, as in asynchronous training: the optimizer gets the gradient of d steps before.
 
     d is drawn for each inner problem; in its first d steps the gradient at the initial parameters comes again
     and again. Costs `most` copies of the gradient in the state of every inner problem. Part of

@@ -1,4 +1,4 @@
-"""Building blocks that learned optimizers are composed of, beside features and networks."""
+"""Building blocks of learned optimizers, apart from features and networks."""
 
 import math
 from typing import Any

@@ -1,4 +1,4 @@
-"""Parameters on a mesh with Explicit axes, which is what `jax.make_mesh` makes unless told otherwise.
+"""Parameters on a mesh with Explicit axes, which is what `jax.make_mesh` makes by default.
 
 There, every operation must say how its result is sharded. The architectures leave that to the compiler.
 """

@@ -111,13 +111,13 @@ def lstm_optimizer(
 
     Args:
       name: the architecture's.
-      init_steps: key -> what theta holds beside the LSTM.
+      init_steps: key -> what theta holds in addition to the LSTM.
       steps: `(theta, tensors, count, controls, rates)` -> what is added to each tensor. `count` is the number
         of updates before this one; of M tensors the LSTMs' outputs are f32[M, controls] and f32[M].
       decays: of the accumulators.
       lstm_hidden: size of the LSTM.
-      controls: number of its outputs beside the rate.
-      tensor_features: what the LSTM sees of a tensor, f32[n], beside the loss and the fraction of the
+      controls: number of its outputs in addition to the rate.
+      tensor_features: what the LSTM sees of a tensor, f32[n], in addition to the loss and the fraction of the
         training; None for nothing.
       loss_steps: num_steps of the loss features, if not the horizon.
       state_dtype: of the accumulators that are as large as the parameters.

@@ -36,7 +36,7 @@ from learned_opt.artefact.reading import FileError, one_line, read_bytes
 from learned_opt.base import LearnedOptimizer, Theta
 
 CARD = "README.md"
-# What the Hugging Face Hub leaves beside an artefact that was downloaded.
+# What the Hugging Face Hub leaves next to an artefact that was downloaded.
 LEFT_BY_HUB = {".gitattributes", ".cache", ".huggingface"}
 
 

@@ -27,7 +27,7 @@ def read(source: str | os.PathLike, **settings: Any) -> Foreign:
 
     Args:
       source: one of these, or the directory that holds it:
-        `params` or `params_<outer step>` of google/learned_optimization (with `config.gin` beside it);
+        `params` or `params_<outer step>` of google/learned_optimization (with `config.gin` next to it);
         `theta.state` or `theta_<outer step>.state` of amoudgl/celo;
         `model.safetensors` (with `config.json`) or a `.pt` state dict of PyLO.
       **settings: what the files do not say, under the source's own names: `optimizer`, its class or name

@@ -124,7 +124,7 @@ def imported(
       arrays: meta-parameters by our path, without those that are settings.
       files: that were read; the first is that of the arrays.
       where: the name of what gives the settings, for the error messages.
-      provenance: what is recorded of the source beside its files and settings.
+      provenance: what is recorded of the source in addition to its files and settings.
       horizon, config: see `Foreign`.
 
     Raises:

@@ -138,7 +138,7 @@ def read_checkpoint(file: File, tree: Mapping[str, Any], settings: Mapping[str, 
     Args:
       file: `params` or `params_<outer step>`.
       tree: what it holds.
-      settings: `config`, the gin file, if it is not `config.gin` beside it; `optimizer`, a key of CLASSES, if
+      settings: `config`, the gin file, if not the `config.gin` next to it; `optimizer`, a key of CLASSES, if
         there is no gin file. The other settings are arguments of the class that the gin file does not bind.
 
     Raises:
@@ -146,10 +146,10 @@ def read_checkpoint(file: File, tree: Mapping[str, Any], settings: Mapping[str, 
       ArtefactError: a file is damaged; theta does not fit.
     """
     settings = dict(settings)
-    beside = file.path.parent / "config.gin"
-    config = settings.pop("config", beside if beside.exists() else None)
+    adjacent = file.path.parent / "config.gin"
+    config = settings.pop("config", adjacent if adjacent.exists() else None)
     if config is None:
-        name = choose("optimizer", settings, list(CLASSES), f"{file.name} (no config.gin is beside it)")
+        name = choose("optimizer", settings, list(CLASSES), f"{file.name} (no config.gin next to it)")
         files, where, given, bindings = [file], file.name, {}, None
     else:
         files = [file, read_file(Path(str(config)))]

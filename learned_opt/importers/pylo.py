@@ -142,7 +142,7 @@ def read_network(file: File, settings: Mapping[str, Any]) -> Foreign:
     """A network of PyLO, and what the user says of the optimizer that used it, as a learned optimizer.
 
     Args:
-      file: `model.safetensors` or a `.pt` file; `config.json` beside it is checked.
+      file: `model.safetensors` or a `.pt` file; the `config.json` next to it is checked.
       settings: `optimizer`, a key of OPTIMIZERS, as the files hold the network alone; and arguments of that
         class's constructor. VeLO is two networks: `rnn` or `mlp` is where the other one lies.
 

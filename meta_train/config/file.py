@@ -218,7 +218,7 @@ def override(
 ) -> tuple[dict[str, Any], list[Problem]]:
     """`raw` with `key.sub=value` pairs set in it, names first.
 
-    A new `name` changes what the keys beside it mean, so those that the named thing does not have
+    A new `name` changes what its sibling keys mean, so those that the named thing does not have
     are dropped; values set by other overrides are never dropped.
 
     Args:

@@ -30,7 +30,7 @@ from meta_train.run.forecast import tree_bytes
 REFERENCE = 4  # times as many chains for the reference
 USUAL_ESTIMATORS = ("truncated_es", "pes", "nres", "tbptt")
 SIGMA = 0.01  # where the config's estimator has none
-TOLD = 4.0  # |z| from which a difference is no accident
+DISTINCT = 4.0  # |z| from which a difference is no accident
 Progress = Callable[[int, int, str], None]
 
 
@@ -58,8 +58,8 @@ class Reference(NamedTuple):
 
     Attributes:
       sigma: std of the noise, one draw for a whole inner problem.
-      norm: of the gradient, sampling noise taken off. NaN: not told from noise.
-      z: of the gradient against 0; below 4 it is not told from noise.
+      norm: of the gradient, sampling noise taken off. NaN: not distinguishable from noise.
+      z: of the gradient against 0; below 4 it is not distinguishable from noise.
       cosine: with the reference of the smallest sigma: how far smoothing turns the gradient.
     """
 

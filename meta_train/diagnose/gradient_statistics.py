@@ -103,7 +103,7 @@ def measure(
 
 
 class Row(NamedTuple):
-    """What one setting of an estimator is worth at this theta. NaN: not told from noise.
+    """What one setting of an estimator is worth at this theta. NaN: not distinguishable from noise.
 
     Attributes:
       estimator: its name.
@@ -189,7 +189,7 @@ def z_score(groups: np.ndarray, scale: float) -> float:
 def cosine_of(a: Sample, b: Sample) -> tuple[float, float]:
     """The cosine between the means of two independent samples, and its jackknife error over the groups.
 
-    Sampling noise is taken off; NaN where a mean is not told from noise.
+    Sampling noise is taken off; NaN where a mean is not distinguishable from noise.
     """
     grams = _grams(a, b)
 

@@ -12,7 +12,7 @@ from typing import IO, Any
 import jax
 
 from meta_train.config.load import RunConfig
-from meta_train.diagnose.diagnose import REFERENCE, TOLD, Diagnosis, Progress, diagnose, label, plan
+from meta_train.diagnose.diagnose import REFERENCE, DISTINCT, Diagnosis, Progress, diagnose, label, plan
 from meta_train.diagnose.gradient_statistics import Row
 from meta_train.errors import RunError
 from meta_train.evaluation.files import replace
@@ -26,7 +26,7 @@ FORMAT, VERSION = "meta-train/diagnosis", 1
 ALIGNED = 0.9  # the least cosine with the reference of what is recommended
 WIDE = 100  # characters that all columns of the table need
 WIDE_ONLY = ("variance", "KiB", "diverged")
-# Okabe and Ito's colours, told apart without colour vision.
+# Okabe and Ito's colours, which can be distinguished without colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
@@ -111,17 +111,17 @@ def choose(found: Diagnosis, *, unbiased: bool = False) -> Row | None:
 
     def fits(row):
         reference = references.get(row.sigma, smallest)
-        turned = smallest.z >= TOLD and reference.cosine < ALIGNED
+        turned = smallest.z >= DISTINCT and reference.cosine < ALIGNED
         aligned = row.cosine + 2 * row.cosine_error >= ALIGNED
-        told = reference.z >= TOLD and not math.isnan(row.snr_per_second)
-        return told and aligned and not turned and not (unbiased and row.z >= TOLD)
+        distinct = reference.z >= DISTINCT and not math.isnan(row.snr_per_second)
+        return distinct and aligned and not turned and not (unbiased and row.z >= DISTINCT)
 
     return max(filter(fits, found.rows), key=lambda row: row.snr_per_second, default=None)
 
 
 def closing_line(found: Diagnosis) -> str:
     """Which estimator, which K, which sigma, how many particles."""
-    if all(r.z < TOLD for r in found.references):
+    if all(r.z < DISTINCT for r in found.references):
         chains = REFERENCE * found.num_samples
         return f"no reference gradient stands out of the noise of {chains} chains: give more --samples"
     best = choose(found)
@@ -131,7 +131,7 @@ def closing_line(found: Diagnosis) -> str:
         f"use {_advice(best)}: the most signal per second of what keeps the gradient's direction "
         f"(cosine {best.cosine:.2f} +- {best.cosine_error:.2f}, "
     )
-    if best.z < TOLD:
+    if best.z < DISTINCT:
         return line + f"no bias found, z = {best.z:.1f})"
     other = choose(found, unbiased=True)
     also = f"; without a bias that shows: {_advice(other)}" if other else ""
@@ -201,7 +201,7 @@ def _notes(found: Diagnosis) -> Iterator[str]:
         yield f"reference at sigma {r.sigma:g}: |gradient| {_number(r.norm)}, z = {r.z:.1f}{turned}"
     yield (
         f"{found.num_samples} chains a row, {found.num_meta_parameters:,} meta-parameters, "
-        f"T up to {found.unroll_length}; -: not told from noise; measured in {found.seconds:.0f} s"
+        f"T up to {found.unroll_length}; -: not distinguishable from noise; measured in {found.seconds:.0f} s"
     )
 
 
@@ -212,7 +212,7 @@ def _number(x: float) -> str:
 
 
 def to_json(found: Diagnosis, **more: Any) -> dict[str, Any]:
-    """Everything as plain JSON values; None for what is not told from noise, or infinite."""
+    """Everything as plain JSON values; None for what is not distinguishable from noise, or infinite."""
 
     def plain(record):
         return {

@@ -2,7 +2,7 @@
 
 Walks the operations in order, those of calls in their place, and adds up what is alive. Element-wise
 operations with one reader are taken to be fused into it; everything else is taken to be stored. A loop's
-carry lives where its result will be; a turn makes the new one beside the old one, whose place is free for
+carry lives where its result will be; a turn makes the new one next to the old one, whose place is free for
 other things once it was read for the last time.
 """
 
@@ -53,7 +53,7 @@ class Operation(NamedTuple):
 
 
 def forecast_bytes(function: Callable, *args: Any) -> int:
-    """Peak bytes beside the arguments and the results of `function(*args)`.
+    """Peak bytes of `function(*args)`, its arguments and results not counted.
 
     Args:
       function: pure; traced, never run.
@@ -72,7 +72,7 @@ def size_of(aval: Any) -> int:
 
 
 def peak(jaxpr: core.Jaxpr, carried: slice = slice(0), kept: slice = slice(0)) -> int:
-    """Peak bytes of what a jaxpr makes, beside its inputs and outputs.
+    """Peak bytes of what a jaxpr makes, in addition to its inputs and outputs.
 
     Args:
       jaxpr: what is computed.
@@ -161,7 +161,7 @@ def _loop(eqn: Any) -> tuple[int, int]:
 
 
 def _inside(eqn: Any) -> int:
-    """Peak bytes of what an operation with jaxprs of its own makes beside what it reads and writes."""
+    """Peak bytes of what an operation with jaxprs of its own makes, what it reads and writes not counted."""
     if eqn.primitive.name != "scan":
         return max((peak(inner) for inner in _inner(eqn)), default=0)
     (turn,) = _inner(eqn)

@@ -1,4 +1,4 @@
-"""Rows to Weights & Biases, beside the JSONL file. Nothing that happens here stops a training run."""
+"""Rows to Weights & Biases, in addition to the JSONL file. Nothing that happens here stops a training run."""
 
 import os
 import warnings
@@ -25,7 +25,7 @@ def wandb_writer(
 ) -> Writer:
     """A writer to Weights & Biases.
 
-    Whatever goes wrong there is told once through `warn`, and training goes on: `online` without
+    Whatever goes wrong there is reported once through `warn`, and training goes on: `online` without
     network or account becomes `offline` within 30 seconds; if that fails too, rows are dropped.
     Resumed with `run_id`, an online run goes on as the same run (W&B ignores rows of steps that it
     has already, which are the same rows); an offline one becomes a second part with the same id,

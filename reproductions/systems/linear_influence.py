@@ -43,7 +43,7 @@ def linear_influence(
 
     Args:
       kind: how the steps' influences g[w, j] on a loss compare: all "equal", independent and "random",
-        or none but the "last" step's own (a state that forgets at once).
+        or none but the "last" step's own (a state without memory).
       unroll_length: T.
       dim: numbers in theta.
     """

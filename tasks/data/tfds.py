@@ -75,7 +75,7 @@ def read_table(argument: str) -> Table:
 
 
 def finish(x: np.ndarray, y: np.ndarray, num_classes: int, options: Options, source: str) -> Table:
-    """Standardises x if asked, and counts the classes of integer labels where nobody says how many."""
+    """Standardises x if asked, and counts the classes of integer labels where their number is not given."""
     if options.standardise:
         flat = x.reshape(len(x), -1).astype(np.float64)
         std = flat.std(0)
@@ -162,7 +162,7 @@ def open_builder(name: str, options: Options) -> Any:
 
 
 def cached(builder: Any, options: Options, compute: Any) -> dict[str, np.ndarray]:
-    """The arrays of `compute()`, kept in one file beside the data; a damaged file is made again."""
+    """The arrays of `compute()`, kept in one file next to the data; a damaged file is made again."""
     info = (Path(builder.data_path) / "dataset_info.json").read_bytes()
     key = json.dumps([builder.info.full_name, options._replace(standardise=0, data_dir="")]).encode()
     digest = hashlib.sha256(key + info).hexdigest()[:20]

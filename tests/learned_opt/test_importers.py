@@ -211,7 +211,7 @@ def test_gin_scopes_modules_macros_and_continuations_are_read():
 def test_without_a_gin_file_the_class_is_asked_for_and_its_arguments_can_be_given(tmp_path):
     shutil.copy(FILES / "lo_mlp" / "params", tmp_path / "params_12000")
     with pytest.raises(
-        SettingProblem, match=r"no config.gin is beside it.*pass optimizer=\.\.\., one of Learn"
+        SettingProblem, match=r"no config.gin next to it.*pass optimizer=\.\.\., one of Learn"
     ):
         importers.read(tmp_path)
     found = importers.read(tmp_path, optimizer="MLPLOpt", hidden_size=16, step_mult=0.02)

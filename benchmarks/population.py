@@ -8,7 +8,7 @@
 
 A 64-32-10 classifier of digits trained with Adam on minibatches of 16, 200 steps a round, the members split
 over two CPU devices as `mesh: {members: 2}` does. The wall time of one member-step among 22 is at most 0.4 of
-that of a single run (gate). Processor time is reported separately: it shows the saving without the second core.
+that of a single run (gate). Processor time, reported separately, leaves the second core out.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """More families than one program should hold: each has a program of its own, and they take turns.
 
-The one place besides `outer.py` where an outer step is put together. There all families are part of one jitted
+The one place besides `outer.py` where an outer step is assembled. There all families are part of one jitted
 function; here the families that are active call one program each, and a last small one moves theta.
 Families with equal computations share a program, and the others compile side by side in threads.
 """

@@ -241,12 +241,10 @@ def test_a_changed_config_is_neither_exported_nor_resumed(finished, tmp_path):
     directory, config = finished
     run = shutil.copytree(directory, tmp_path / "run")
     text = (run / "config.yaml").read_text()
-    assert "dim: 3" in text
-    (run / "config.yaml").write_text(text.replace("dim: 3", "dim: 4"))
+    assert "sigma: 0.1" in text
+    (run / "config.yaml").write_text(text.replace("sigma: 0.1", "sigma: 0.2"))
     changed = config_lib.load(run / "config.yaml")
-    words = (
-        r"config.yaml was changed after the run began: tasks\.0\.dim is 4, but checkpoint 60 was made with 3"
-    )
+    words = r"was changed after the run began: estimator\.sigma is 0\.2, but checkpoint 60 was made with 0\.1"
     with pytest.raises(RunError, match=words):
         load_trained(run, print)
     with pytest.raises(RunError, match=words):

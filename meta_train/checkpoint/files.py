@@ -151,6 +151,11 @@ def _stored(path: Path, leaves: list[Leaf], target: Any) -> dict[str, Any]:
         else ocp.ArrayRestoreArgs(restore_type=jax.Array, sharding=sharding, global_shape=stored_shape(leaf))
         for name, leaf, sharding in shardings(leaves, target)
     }
+    return _restored(path, wanted)
+
+
+def _restored(path: Path, wanted: dict[str, Any]) -> dict[str, Any]:
+    ocp = orbax()
     try:
         with _checkpointer(ocp.PyTreeCheckpointHandler) as checkpointer:
             return checkpointer.restore(path / "state", args=ocp.args.PyTreeRestore(restore_args=wanted))
@@ -158,6 +163,19 @@ def _stored(path: Path, leaves: list[Leaf], target: Any) -> dict[str, Any]:
         raise
     except Exception as error:  # Orbax raises bare Exceptions too
         raise Damaged(f"its arrays cannot be read ({reason_of(error)})") from error
+
+
+def read_verified(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
+    """The manifest and all arrays of a checkpoint, by the path of their leaf, without a target to fit.
+
+    Raises:
+      Damaged, CheckpointError: as `read`.
+    """
+    body = read_manifest(path)
+    verify_files(path, sorted(body["files"]), body)
+    leaves = [(f"{i:05d}", leaf) for i, leaf in enumerate(_leaves(body)) if np.prod(stored_shape(leaf))]
+    found = _restored(path, {name: orbax().RestoreArgs(restore_type=np.ndarray) for name, _ in leaves})
+    return body, {leaf.path: found[name] for name, leaf in leaves}
 
 
 class Manifest(BaseModel):

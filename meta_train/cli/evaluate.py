@@ -39,6 +39,11 @@ def add(commands: argparse._SubParsersAction) -> None:
         help="step factors to choose from at equal tuning budget; 1: not at all (default: 12; of a run, 1)",
     )
     parser.add_argument(
+        "--last",
+        action="store_true",
+        help="of a run, the moving average at the newest checkpoint, not the theta of the best score",
+    )
+    parser.add_argument(
         "--out", type=Path, metavar="DIR", help="where the files go (default: RUN, or runs/evaluations/NAME)"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="figures (default: DIR/evaluation.json)")
@@ -54,6 +59,7 @@ def command(args: argparse.Namespace) -> int:
 
     evaluate_source(
         args.source,
+        last=args.last,
         rings=args.tasks,
         options={
             "horizons": args.horizons,

@@ -2,11 +2,13 @@
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from learned_opt.artefact.reading import FileError, read_bytes
 from meta_train.cli.sources import open_source, tasks_and_settings
+from meta_train.errors import RunError
 from meta_train.evaluation import document as document_lib
 from meta_train.evaluation.evaluate import evaluate
 from meta_train.evaluation.files import replace
@@ -20,6 +22,7 @@ from meta_train.evaluation.results import Evaluation
 def evaluate_source(
     text: str,
     *,
+    last: bool = False,
     rings: str | None = None,
     options: Mapping[str, Any] | None = None,
     cache: Path | None = None,
@@ -31,6 +34,7 @@ def evaluate_source(
 
     Args:
       text: see `open_source`.
+      last: as there.
       rings: as "A+B"; None for the default of the source.
       options: keyword arguments of `Settings`; None where the default is wanted.
       cache: directory of what the rivals did, which is reused; None for none.
@@ -42,9 +46,10 @@ def evaluate_source(
       ConfigError, RunError, ArtefactError: in one line, before anything is trained; or a file that
         cannot be written.
     """
-    source = open_source(text, warn)
+    source = open_source(text, warn, last=last)
     tasks, settings, about_tasks = tasks_and_settings(source, rings, options or {})
     out = source.out if out is None else out
+    refuse_foreign(out, json_file)
     contestant = source.contestant(settings.trials)
     with progress_bar() as progress:
         result = evaluate(contestant, tasks, settings, cache=cache, progress=progress)
@@ -53,6 +58,24 @@ def evaluate_source(
     for path in write(result, doc, out, json_file):
         print(path)
     return result
+
+
+def refuse_foreign(out: Path, json_file: Path | None = None) -> None:
+    """Refuses (RunError), before anything is trained, to replace files that no evaluation wrote."""
+    json_file = json_file or out / "evaluation.json"
+    csv = out / "evaluation.csv"
+    ours = {json_file: False, csv: False}
+    with suppress(RunError):
+        ours[json_file] = json_file.is_file() and bool(document_lib.read(json_file, any_version=True))
+    with suppress(FileError):
+        ours[csv] = csv.is_file() and read_bytes(csv).startswith(document_lib.CSV_HEAD.encode())
+    others = [out / name for name in ("evaluation.png", "evaluation_scores.png", "evaluation.html")]
+    foreign = [path for path, known in ours.items() if not known and path.is_file()]
+    foreign += [path for path in others if path.exists() and not any(ours.values())]
+    if foreign:
+        raise RunError(
+            f"{foreign[0]} will not be overwritten: it is not of an evaluation; choose another --out"
+        )
 
 
 def write(

@@ -7,12 +7,12 @@ import shlex
 import sys
 import traceback
 
-from meta_train.cli import diagnose, evaluate, export, imports, leaderboard, listing, population, run
+from meta_train.cli import diagnose, evaluate, export, imports, leaderboard, listing, population, run, verify
 
 EXIT_REFUSED, EXIT_FAILED, EXIT_INTERRUPTED = 2, 1, 130
 MOST_CPU_DEVICES = 16
 # Modules with an `add(commands)` each; light to import: what a command needs is imported when it runs.
-COMMANDS = (run, evaluate, export, imports, leaderboard, population, diagnose, listing)
+COMMANDS = (run, evaluate, export, imports, leaderboard, population, diagnose, verify, listing)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -46,30 +46,34 @@ class Source(NamedTuple):
     tasks: Callable[[], dict[str, HeldOut]] | None = None
 
 
-def open_source(text: str, warn: Callable[[str], None] = print) -> Source:
+def open_source(text: str, warn: Callable[[str], None] = print, *, last: bool = False) -> Source:
     """Finds what is to be evaluated.
 
     Args:
       text: the directory of a run, of a population or of an artefact, "pretrained:NAME", "hub:USER/NAME",
         or "optax:NAME", "optax:NAME_SCHEDULE", either with "@RATE" for a learning rate of its own.
       warn: called with a line for whatever was skipped.
+      last: of a run, the moving average at the newest checkpoint, not its best theta.
 
     Raises:
       ConfigError: a name of optax that is none.
-      RunError, ArtefactError: nothing that could be evaluated.
+      RunError, ArtefactError: nothing that could be evaluated; `last` of what is not a run.
     """
+    directory = Path(text)
+    is_run = not text.startswith((OPTAX, PRETRAINED, HUB)) and (directory / CONFIG).is_file()
+    if last and (not is_run or holds_population(directory)):
+        raise RunError(f"--last is for a run, which {text} is not")
     if text.startswith(OPTAX):
         return _of_optax(text)
     if text.startswith((PRETRAINED, HUB)):
         return _of_artefact(text, text.partition(":")[2].replace("/", "_"))
-    directory = Path(text)
     if (directory / WEIGHTS).is_file():
         # "runs/a/optimizer" and "runs/b/optimizer" are told apart.
         return _of_artefact(text, "_".join(part for part in directory.parts[-2:] if part.strip("/.")))
     if holds_population(directory):
         return _of_population(directory, warn)
-    if (directory / CONFIG).is_file():
-        return _of_run(directory, warn)
+    if is_run:
+        return _of_run(directory, warn, last)
     raise RunError(
         f"{text} is not the directory of a run ({CONFIG}), nor of an artefact ({WEIGHTS}), nor "
         f"{OPTAX}NAME or {PRETRAINED}NAME"
@@ -138,10 +142,10 @@ def _of_artefact(text: str, name: str) -> Source:
     )
 
 
-def _of_run(directory: Path, warn: Callable[[str], None]) -> Source:
+def _of_run(directory: Path, warn: Callable[[str], None], last: bool) -> Source:
     config = load_config(directory)
     set_up_jax(config)
-    trained = load_trained(directory, warn)
+    trained = load_trained(directory, warn, last=last)
     what = {"which": trained.which, "outer_step": trained.outer_step}
     return _of_training(directory, trained.experiment.config, trained.experiment.lopt, trained.theta, what)
 

@@ -16,6 +16,7 @@ from meta_train.evaluation.compare import LOSS, PER_TASK, SPEED_UP, VALID, WALL_
 from meta_train.evaluation.results import ALL, LEARNED, Evaluation
 
 FORMAT, VERSION = "meta-train/evaluation", 2
+CSV_HEAD = "name,task,ring,horizon,comparison,"  # how every CSV file begins
 TITLES = {
     "per_task_tuned": "against rivals tuned for each task and horizon",
     "single_setting": "against the best single setting of each rival for all tasks",
@@ -109,8 +110,8 @@ def to_json(doc: dict[str, Any]) -> str:
     return json.dumps(doc, indent=1, allow_nan=False) + "\n"
 
 
-def read(path: Path) -> dict[str, Any]:
-    """A document that was written by this version.
+def read(path: Path, *, any_version: bool = False) -> dict[str, Any]:
+    """A document that was written by this version, or by any.
 
     Args:
       path: the JSON file, or the directory that holds `evaluation.json`.
@@ -126,7 +127,7 @@ def read(path: Path) -> dict[str, Any]:
         raise RunError(f"{path} holds no evaluation: {error}") from error
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise RunError(f"{file} is not an evaluation: its 'format' should be {FORMAT!r}")
-    if found.get("version") != VERSION:
+    if found.get("version") != VERSION and not any_version:
         raise RunError(
             f"{file} is of version {found.get('version')} of the format, this reads {VERSION}: evaluate again"
         )

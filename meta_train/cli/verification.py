@@ -1,0 +1,121 @@
+"""What `meta-train verify` checks: the files of a run, a population or an artefact, one against another."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from learned_opt.artefact.content import CONFIG as ARTEFACT
+from learned_opt.artefact.content import WEIGHTS
+from learned_opt.artefact.format import read_directory
+from learned_opt.artefact.reading import FileError, one_line
+from meta_train.checkpoint.files import Damaged, numbered, read_verified
+from meta_train.errors import CheckpointError, ConfigError, MetricsError, RunError
+from meta_train.population.lineage import LINEAGE
+from meta_train.population.run import holds_population
+from meta_train.population.run import load_config as load_population
+from meta_train.run.directory import BEST, CHECKPOINTS, CONFIG, METRICS, load_config, refuse_changed
+from meta_train.run.metrics import read_jsonl
+
+REFUSALS = (RunError, CheckpointError, MetricsError, ConfigError, FileError, Damaged)
+
+
+class Check(NamedTuple):
+    """One line: what was checked, and whether it holds."""
+
+    passed: bool
+    text: str
+
+
+def verify(directory: Path) -> Iterator[Check]:
+    """Checks everything in a directory; nothing is changed.
+
+    Raises:
+      RunError: it is the directory of neither a run, a population nor an artefact.
+    """
+    if (directory / CONFIG).exists():
+        yield from _run(directory)
+    elif (directory / WEIGHTS).exists() or (directory / ARTEFACT).exists():
+        yield _artefact(directory)
+    else:
+        raise RunError(
+            f"{directory} is neither the directory of a run ({CONFIG}) nor of an artefact ({WEIGHTS})"
+        )
+
+
+def _artefact(directory: Path) -> Check:
+    try:
+        found = read_directory(directory)
+    except FileError as error:
+        return Check(False, str(error))
+    return Check(True, f"{directory}: the digests match, theta is finite and fits {found.name}")
+
+
+def _run(directory: Path) -> Iterator[Check]:
+    file = directory / CONFIG
+    try:
+        is_population = holds_population(directory)
+        load_population(directory) if is_population else load_config(directory)
+        yield Check(True, f"{file}: a valid config")
+    except REFUSALS as error:
+        yield Check(False, f"{file}: {one_line(str(error))}")
+        return
+    newest: dict[str, Any] | None = None
+    for path in [*numbered(directory / CHECKPOINTS), *numbered(directory / BEST)]:
+        try:
+            body, arrays = read_verified(path)
+        except REFUSALS as error:
+            yield Check(False, f"{path}: {one_line(str(error))}")
+            continue
+        yield Check(True, f"{path}: {len(body['files'])} files match their digests")
+        yield from () if is_population else _checkpoint(directory, path, body, arrays)
+        if path.parent.name == CHECKPOINTS:
+            newest = body
+    if newest is None:
+        yield Check(False, f"{directory / CHECKPOINTS}: there is no undamaged checkpoint")
+    yield _rows(directory / (LINEAGE if is_population else METRICS), newest, rounds=is_population)
+    if (directory / "optimizer" / WEIGHTS).exists():
+        yield _artefact(directory / "optimizer")
+
+
+def _checkpoint(directory: Path, path: Path, body: dict, arrays: dict[str, np.ndarray]) -> Iterator[Check]:
+    """Of a single run: theta is finite, and the config is the one that the checkpoint was made with."""
+    thetas = {name: x for name, x in arrays.items() if name.startswith((".theta", "['theta']"))}
+    bad = [name for name, x in thetas.items() if not np.isfinite(x.astype(np.float64)).all()]
+    size = sum(x.size for name, x in thetas.items() if not name.startswith(".theta_ema"))
+    yield Check(
+        not bad, f"{path}: state{bad[0]} is not finite" if bad else f"{path}: theta ({size:,}) is finite"
+    )
+    unsure: list[str] = []
+    try:
+        refuse_changed(directory, body["step"], body["meta"], unsure.append)
+    except RunError as error:
+        yield Check(False, str(error))
+        return
+    recorded = {"settings", "config"} & body["meta"].keys()
+    match = "matches the config" if recorded else "records no config (of an earlier version)"
+    yield Check(not unsure, unsure[0] if unsure else f"{path}: {match}")
+
+
+def _rows(file: Path, newest: dict[str, Any] | None, *, rounds: bool) -> Check:
+    """The rows are in order, none is there twice, and all that a checkpoint counts are there."""
+    try:
+        rows = read_jsonl(file)
+    except MetricsError as error:
+        return Check(False, str(error))
+    seen: set[tuple] = set()
+    for number, row in enumerate(rows, 1):
+        kind = (row["step"], frozenset(row))  # metrics, scores and progress have rows of their own
+        if kind in seen:
+            return Check(False, f"{file}: line {number} repeats step {row['step']}")
+        if number > 1 and row["step"] < rows[number - 2]["step"]:
+            return Check(False, f"{file}: line {number}, step {row['step']}, is out of order")
+        seen.add(kind)
+    if newest is not None:
+        before = sum(row["step"] < newest["step"] for row in rows)
+        expected = newest["step"] if rounds else newest["meta"].get("rows", before)
+        if before != expected:
+            what = f"{before} rows before step {newest['step']}, the checkpoint counts {expected}"
+            return Check(False, f"{file}: {what}")
+    return Check(True, f"{file}: {len(rows)} rows in order")

@@ -1,0 +1,198 @@
+"""2,000 damaged, foreign and hostile files: each is one line, within seconds, and within a bound of memory.
+
+The cases are drawn with a fixed key. A case damages one copy of an intact file (flipped bits, cut, repeated,
+spliced with another file), or replaces it by a hostile one (deep nesting, huge numbers, wrong types, sparse
+files of terabytes, FIFOs, devices, directories). The readers run in this process, one case after the other.
+"""
+
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+import learned_opt
+from learned_opt.artefact.content import CONFIG, WEIGHTS, encode, sha256
+from learned_opt.artefact.reading import FileError
+from meta_train.checkpoint.checkpoints import Checkpoints
+from meta_train.config import load as config_lib
+from meta_train.errors import CheckpointError, ConfigError, MetricsError, RunError
+from meta_train.evaluation import document
+from meta_train.run.metrics import jsonl_writer, read_jsonl
+
+pytestmark = pytest.mark.slow
+
+CASES, SECONDS, MEGABYTES = int(os.environ.get("FUZZ_CASES", 2000)), 5, 300
+REFUSALS = (FileError, CheckpointError, ConfigError, MetricsError, RunError)
+STATE = {"a": np.arange(6.0), "n": 3}
+YAML = """
+outer_steps: 10
+tasks: [{name: quadratic, dim: 3}]
+learned_optimizer: {name: learnable_adam}
+inner: {unroll_length: 10}
+estimator: {name: pes, num_particles: 4, truncation_length: 5, sigma: 0.1}
+outer_optimizer: {learning_rate: 0.01}
+"""
+
+
+def restore(directory):
+    with Checkpoints(directory, warn=one_line) as checkpoints:
+        checkpoints.restore(STATE)
+
+
+# Directory -> (the file that is damaged, how it is read).
+READERS = {
+    "artefact_config": (CONFIG, lambda path: learned_opt.read(path.parent)),
+    "artefact_weights": (WEIGHTS, lambda path: learned_opt.read(path.parent)),
+    "checkpoint": ("1/manifest.json", lambda path: restore(path.parents[1])),
+    "metrics": ("metrics.jsonl", read_jsonl),
+    "evaluation": ("evaluation.json", document.read),
+    "config": ("config.yaml", config_lib.load),
+}
+
+
+@pytest.fixture(scope="module")
+def intact(tmp_path_factory):
+    root = tmp_path_factory.mktemp("intact")
+    lopt = learned_opt.residual(hidden=2)
+    arguments = {
+        "options": {"hidden": 2},
+        "horizon": (1, 9),
+        "provenance": {"a": 1},
+        "config": {"b": [1, 2.5]},
+    }
+    for name in ("artefact_config", "artefact_weights"):
+        theta = lopt.init(jax.random.key(0))
+        learned_opt.save(root / name, name="residual", theta=theta, **arguments)
+    with Checkpoints(root / "checkpoint") as checkpoints:
+        checkpoints.save(1, STATE, {"config": "x"})
+    for name in ("metrics", "evaluation", "config"):
+        (root / name).mkdir()
+    writer = jsonl_writer(root / "metrics" / "metrics.jsonl")
+    for step in range(20):
+        writer.write(step, {"loss": 1 / (step + 1), "bad": float("nan")})
+    writer.close()
+    doc = {"format": document.FORMAT, "version": document.VERSION, "cells": [], "name": "x"}
+    (root / "evaluation" / "evaluation.json").write_text(document.to_json(doc))
+    (root / "config" / "config.yaml").write_text(YAML)
+    for name, (file, read) in READERS.items():
+        read(root / name / file)
+    return root
+
+
+HOSTILE = [
+    *(b"[" * 10**6, b'{"a":' * 10**5, b"- " * 10**5, b"{a: " * 10**4, b"", b"\x00" * 1000, b"\xff\xfe" * 100),
+    *(b"1" * 10**5, b"1e" + b"9" * 1000, b"NaN", b"null", b"[]", b"{}", b'"x"', b"true", b"\xef\xbb\xbf{}"),
+    *(b"&a [" + b"*a, " * 1000 + b"]", b"a: &b [*b]", b"!!python/object/apply:os.system [true]"),
+    *(b"!!binary x", b"!!timestamp abc", b"a: " + b"x" * 10**6, b'{"step": 1e999}\n', b'{"step": -1}\n{}\n'),
+    (2**60).to_bytes(8, "little") + b"{}",  # a safetensors header of an exabyte
+    (100).to_bytes(8, "little") + b"[" * 100,
+]
+VALUES = [None, True, -1, 10**8, 10**30, 1e308, "", "x" * 10**5, "a\x1b[31m\nb", [], {}, [[[[1]]]], {"a": {}}]
+
+
+def flipped(content, rng):
+    changed = bytearray(content)
+    for _ in range(rng.choice([1, 1, 3, 20])):
+        changed[rng.randrange(len(changed))] ^= 1 << rng.randrange(8)
+    return bytes(changed)
+
+
+def forged(content, rng):
+    """A JSON file with one value replaced, at any depth, and digests that fit."""
+    try:
+        value = json.loads(content)
+    except ValueError:
+        return flipped(content, rng)
+    node = value
+    while isinstance(node, dict | list) and node:
+        keys = list(node) if isinstance(node, dict) else list(range(len(node)))
+        key = rng.choice(keys)
+        if rng.random() < 0.4 or not isinstance(node[key], dict | list) or not node[key]:
+            node[key] = rng.choice(VALUES)
+            break
+        node = node[key]
+    if "theta_sha256" in value:
+        value["sha256"] = sha256(encode({k: v for k, v in value.items() if k != "sha256"}))
+        return encode(value)
+    if "leaves" in value:
+        body = {k: v for k, v in value.items() if k != "sha256"}
+        value["sha256"] = sha256(json.dumps(body, sort_keys=True).encode())
+    return json.dumps(value).encode()
+
+
+def damage(path, rng):
+    """Puts a damaged or hostile file in the place of an intact one; says what it did."""
+    content, kind = (
+        path.read_bytes(),
+        rng.choice(["flip", "flip", "cut", "repeat", "forge", "forge", "hostile"]),
+    )
+    if rng.random() < 0.05:
+        kind = rng.choice(["fifo", "device", "directory", "sparse", "missing"])
+        path.unlink()
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "directory":
+        path.mkdir()
+    elif kind == "sparse":
+        with open(path, "wb") as file:
+            file.truncate(2**42)
+    elif kind != "missing":
+        start = rng.randrange(len(content))
+        changed = {
+            "flip": lambda: flipped(content, rng),
+            "cut": lambda: content[:start],
+            "repeat": lambda: content[:start] + content,
+            "forge": lambda: forged(content, rng),
+            "hostile": lambda: rng.choice(HOSTILE),
+        }[kind]()
+        path.write_bytes(changed)
+    return kind
+
+
+def one_line(text):
+    lines = str(text).splitlines()
+    assert lines and all(len(line) < 2500 for line in lines), text
+    assert all(c.isprintable() for line in lines for c in line), repr(text)
+
+
+def test_no_file_can_cause_a_trace_a_hang_or_an_exhausted_memory(intact, tmp_path):
+    rng, refused = random.Random(0), 0
+
+    def too_slow(*_):
+        raise AssertionError("a case took too long")
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    handler = signal.signal(signal.SIGPROF, too_slow)  # processor time: the machine may be busy
+    try:
+        for case in range(CASES):
+            name = rng.choice(list(READERS))
+            file, read = READERS[name]
+            directory = shutil.copytree(intact / name, tmp_path / str(case))
+            kind = damage(directory / file, rng)
+            signal.setitimer(signal.ITIMER_PROF, SECONDS)
+            try:
+                read(directory / file)
+            except REFUSALS as error:
+                refused += 1
+                for line in error.problems if isinstance(error, ConfigError) else [error]:
+                    one_line(line)
+                    assert len(str(line).splitlines()) == 1, error
+            except BaseException as error:
+                raise AssertionError(f"case {case}: {kind} of {name}") from error
+            finally:
+                signal.setitimer(signal.ITIMER_PROF, 0)
+            shutil.rmtree(directory)
+    finally:
+        signal.signal(signal.SIGPROF, handler)
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    print(f"{refused} of {CASES} refused, {grown:.0f} MB")
+    assert refused > CASES // 2
+    assert grown < MEGABYTES

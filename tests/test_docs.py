@@ -102,7 +102,7 @@ def commands():
     """(where, its words) of every `meta-train` command in a code block of a page or a config's header."""
     for where, text in TEXTS.items():
         for _, code in blocks(text, "[a-z]*"):
-            yield from ((where, line) for line in code.splitlines())
+            yield from ((where, line) for line in code.replace("\\\n", " ").splitlines())
     for file in CONFIGS:
         for line in file.read_text(encoding="utf-8").splitlines():
             if line.startswith("#   "):

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from learned_opt.artefact.reading import FileError, read_json
+from learned_opt.artefact.reading import FileError, one_line, read_json
 from meta_train.errors import RunError
 from meta_train.evaluation.compare import LOSS, PER_TASK, SPEED_UP, VALID, WALL_CLOCK
 from meta_train.evaluation.results import ALL, LEARNED, Evaluation
@@ -128,9 +128,8 @@ def read(path: Path, *, any_version: bool = False) -> dict[str, Any]:
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise RunError(f"{file} is not an evaluation: its 'format' should be {FORMAT!r}")
     if found.get("version") != VERSION and not any_version:
-        raise RunError(
-            f"{file} is of version {found.get('version')} of the format, this reads {VERSION}: evaluate again"
-        )
+        version = one_line(repr(found.get("version")), 40)
+        raise RunError(f"{file} is of version {version} of the format, this reads {VERSION}: evaluate again")
     return found
 
 

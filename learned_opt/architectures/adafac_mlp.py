@@ -102,7 +102,7 @@ def adafac_optimizer(
       sizes: of the network's layers, the last being its outputs.
       last_scale: the last layer's initial weights, relative to the usual.
       learned_decays: initial decays, of which theta holds offsets; None for DECAYS, not learned.
-      more: key -> what theta holds beside `nn` and the offsets.
+      more: key -> what theta holds in addition to `nn` and the offsets.
       fused_from: see `FusedFrom`.
       **options: of `feature_optimizer`.
 

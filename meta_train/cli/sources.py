@@ -68,7 +68,7 @@ def open_source(text: str, warn: Callable[[str], None] = print, *, last: bool = 
     if text.startswith((PRETRAINED, HUB)):
         return _of_artefact(text, text.partition(":")[2].replace("/", "_"))
     if (directory / WEIGHTS).is_file():
-        # "runs/a/optimizer" and "runs/b/optimizer" are told apart.
+        # "runs/a/optimizer" and "runs/b/optimizer" are distinguished.
         return _of_artefact(text, "_".join(part for part in directory.parts[-2:] if part.strip("/.")))
     if holds_population(directory):
         return _of_population(directory, warn)

@@ -27,7 +27,7 @@ def load(
 ) -> RunConfig:
     """The config in a YAML file, with overrides.
 
-    An override that changes the `name` of a component drops the keys beside it that the newly named
+    An override that changes the `name` of a component drops its sibling keys that the newly named
     one does not have, as they came from the file for another one; values of other overrides stay.
 
     Args:

@@ -38,7 +38,7 @@ class Checked(dict[str, Any]):
 
 
 class Component(BaseModel):
-    """A spec with keys of the config's own beside the options of the factory that `name` picks."""
+    """A spec with keys of the config's own in addition to the options of the factory that `name` picks."""
 
     model_config = STRICT | ConfigDict(use_attribute_docstrings=True)
 
@@ -58,7 +58,7 @@ class OneOf(NamedTuple):
 
     Attributes:
       registry: `(validation context) -> registry` that the spec's name is looked up in.
-      base: the `Component` with the keys beside the options; None where there are none.
+      base: the `Component` with the keys that are not options; None where there are none.
       default: the name where none is given; None where one must be.
       key: the key that holds the name.
     """

@@ -198,7 +198,7 @@ class Checkpoint(Section):
     """Saving the whole state of the run."""
 
     every: Count | None = 500
-    """Outer steps between checkpoints, beside the last; null for the last only. Ctrl-C saves one as well."""
+    """Outer steps between checkpoints; null for the last one only. Ctrl-C saves one as well."""
     max_to_keep: Count = 3
     """Older ones are deleted; the best by held-out score is kept apart."""
 
@@ -222,7 +222,7 @@ class Logging(Section):
     every: Count = 10
     """Outer steps between rows of metrics.jsonl; the host reads metrics at no other time."""
     wandb: WandB = WandB()
-    """Weights & Biases, beside metrics.jsonl."""
+    """Weights & Biases, in addition to metrics.jsonl."""
 
 
 class Mesh(Section):

@@ -32,7 +32,7 @@ class CopiedParts(Section):
     opt_state: bool = True
     """The state of the optimizer that trains it."""
     inner: bool = True
-    """Everything else: a meta-trainer's running inner problems, which begin anew if they are not copied."""
+    """Everything else: a meta-trainer's running inner problems, which begin again if they are not copied."""
     hypers: bool = True
     """The hyperparameters, which are then explored."""
 
@@ -48,7 +48,7 @@ class MemberMesh(Section):
 
 
 class PopulationLogging(Section):
-    """Where rows go beside lineage.jsonl and metrics.jsonl."""
+    """Where rows go in addition to lineage.jsonl and metrics.jsonl."""
 
     wandb: WandB = WandB()
     """Weights & Biases."""
@@ -78,7 +78,7 @@ class PopulationConfig(Section):
     checkpoint: Checkpoint = Checkpoint(every=1, max_to_keep=2)
     """Saving the whole population; `every` counts rounds."""
     logging: PopulationLogging = PopulationLogging()
-    """Where rows go beside lineage.jsonl and metrics.jsonl."""
+    """Where rows go in addition to lineage.jsonl and metrics.jsonl."""
     mesh: MemberMesh = MemberMesh()
     """How members and particles are split over devices."""
     member_chunk: Size | None = None

@@ -206,7 +206,7 @@ def log_normal(*, std: Positive) -> Explore:
 
 
 def resample(*, probability: Annotated[float, Interval(gt=0, le=1)] = 1.0) -> Explore:
-    """Draws anew as in the beginning, with a probability; otherwise the value stays."""
+    """With a probability, draws again as in the beginning; otherwise the value stays."""
 
     def rule(rng, values, h):
         return np.where(rng.random(len(values)) < probability, h.draw(rng, len(values)), values)

@@ -12,7 +12,7 @@ from meta_train.population.base import Member, Trainer
 def surrogate(
     searched: tuple[str, ...] = (), *, learning_rate: Annotated[float, Gt(0)] = 0.02, start: float = 0.9
 ) -> Trainer:
-    """Ascends 1.2 - h0 w0^2 - h1 w1^2 and is judged by 1.2 - w0^2 - w1^2 (Jaderberg et al. 2017, figure 2).
+    """Ascends 1.2 - h0 w0^2 - h1 w1^2 and its fitness is 1.2 - w0^2 - w1^2 (Jaderberg et al. 2017, figure 2).
 
     Hypers h0 and h1 in [0, 1]. With (1, 0) and (0, 1) neither of two members can get above 0.39 alone.
 

@@ -42,8 +42,8 @@ class Experiment(NamedTuple):
       families: label -> task family that is meta-trained on.
       estimator: of the mean over the families, its particles split over the mesh.
       outer: the jitted functions.
-      data: what `outer.step` takes beside the state, on the device or devices; at outer step 0 where it
-        is streamed.
+      data: what `outer.step` takes in addition to the state, on the device or devices; where it is
+        streamed, that of outer step 0.
       streams: label -> the stream of a family whose data pass through a buffer.
       mesh: devices that the particles are split over.
       steps_per_call: outer steps that one call of `outer.step` does.

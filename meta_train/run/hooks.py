@@ -91,7 +91,7 @@ def _means(calls: list[dict]) -> dict[str, float]:
 
 
 def forecast_time(say: Callable[[str], None], last: int, *, after: int = 10) -> Hook:
-    """Says once, after ten outer steps beside the first call (which compiles), how long the rest will take.
+    """Says once, after the first call (which compiles) and ten outer steps, how long the rest will take.
 
     Args:
       say: how to say it.
@@ -130,7 +130,7 @@ def profile(directory: Path, say: Callable[[str], None], *, last: int, calls: in
 
     Args:
       directory: where to; TensorBoard and Perfetto open it.
-      say: told when it is written.
+      say: called when it is written.
       last: the run's last step.
       calls: of the outer step; fewer where the run ends before.
     """

@@ -17,7 +17,7 @@ from meta_train.run.random_walk import watch
 
 
 class Display(NamedTuple):
-    """How a run talks to a person; the default says nothing.
+    """What a run shows its user; the default shows nothing.
 
     Attributes:
       say: a line of text.

@@ -60,7 +60,7 @@ def run(
       config: what to do.
       directory: of the run: its config, checkpoints and metrics. Made if it is not there.
       resume: go on with the run that is there, bit for bit as if it had not stopped.
-      display: how to talk to a person.
+      display: what to show the user.
       profile: where to write a JAX trace of the second to fourth call of the outer step; None for none.
 
     Raises:

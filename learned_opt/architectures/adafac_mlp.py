@@ -1,7 +1,6 @@
 """AdafacMLP (small_fc_lopt): a tiny network that also sees Adam's and Adafactor's directions."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -9,32 +8,14 @@ import jax.numpy as jnp
 
 from learned_opt.architectures import options
 from learned_opt.architectures.features import LARGE, Decays, time_embedding
-from learned_opt.architectures.network import (
-    dense,
-    direction,
-    dummy_tensor,
-    fan_in,
-    per_parameter_mlp,
-    transformed,
-)
+from learned_opt.architectures.network import direction, dummy_tensor, mlp_network
 from learned_opt.architectures.options import checked
 from learned_opt.architectures.skeleton import Seen, feature_optimizer
 from learned_opt.base import LearnedOptimizer, Theta
 
 FEATURES = (
-    "grad",
-    "param",
-    "momentum",
-    "rms",
-    "adam",
-    "rsqrt_rms",
-    "factored_grad",
-    "row",
-    "col",
-    "rsqrt_row",
-    "rsqrt_col",
-    "factored_momentum",
-)
+    "grad param momentum rms adam rsqrt_rms factored_grad row col rsqrt_row rsqrt_col factored_momentum"
+).split()
 DECAYS = Decays(momentum=(0.9, 0.99, 0.999), rms=(0.999,), factored=(0.9, 0.99, 0.999))
 
 
@@ -111,7 +92,7 @@ def adafac_optimizer(
     """
     initial = DECAYS if learned_decays is None else learned_decays
     check_decays(initial)
-    net = transformed(partial(_network, sizes=sizes, last_scale=last_scale, fused_from=fused_from))
+    net = mlp_network(FEATURES, sizes, fused_from, last_scale)
 
     def init(key):
         nn = net.init(key, [dummy_tensor(initial)], time_embedding(jnp.zeros([])))
@@ -128,13 +109,6 @@ def adafac_optimizer(
         return steps(theta, seen, net.apply(theta["nn"], seen.tensors, time_embedding(seen.count)))
 
     return feature_optimizer(name, init, all_steps, decays=decays, **options)
-
-
-def _network(tensors, shared, *, sizes: Sequence[int], last_scale: float, fused_from: int):
-    """The MLP on the 28 features and the 11 of time, as a Haiku function."""
-    inputs, scales = [fan_in(FEATURES, tensors, shared), *sizes], [1.0] * (len(sizes) - 1) + [last_scale]
-    layers = [dense(inputs[i], size, str(i), scale=scales[i]) for i, size in enumerate(sizes)]
-    return per_parameter_mlp(FEATURES, tensors, layers, shared, fused_from=fused_from)
 
 
 def _named(decays: Decays) -> list[tuple[str, Any]]:

@@ -98,28 +98,19 @@ class Feature(NamedTuple):
 
 
 def init_state(params: Any, decays: Decays | Sequence[Decays], dtype: StateDtype = "float32") -> State:
-    """The state before the first update.
-
-    Args:
-      params: tree of f32 arrays.
-      decays: of the accumulators, for all leaves or for each in JAX's flatten order.
-      dtype: of the accumulators that are as large as the parameters.
-    """
+    """The state before the first update; `decays` are of all leaves, or of each in JAX's flatten order."""
     leaves, tree = jax.tree.flatten(params)
     acc = [init_accumulators(p, d) for p, d in zip(leaves, _for_each(decays, leaves), strict=True)]
     return State(jnp.zeros([], jnp.int32), tree.unflatten([_narrow(a, dtype) for a in acc]))
 
 
 def observe(
-    grads: Any,
-    state: State,
-    params: Any,
-    decays: Decays | Sequence[Decays],
-    *,
-    rms_eps: float = 1e-6,
-    diag_eps: float = 1e-6,
+    grads: Any, state: State, params: Any, decays: Decays | Sequence[Decays], **eps: float
 ) -> tuple[list[Tensor], State]:
-    """The tensors of `params` in JAX's flatten order, seen with `grads`, and the state after that."""
+    """The tensors of `params` in JAX's flatten order, seen with `grads`, and the state after that.
+
+    `eps` may be `rms_eps` and `diag_eps` of `Tensor`.
+    """
     leaves, tree = jax.tree.flatten(params)
     tensors, accs = [], []
     each = (jax.tree.leaves(grads), leaves, tree.flatten_up_to(state.acc), _for_each(decays, leaves))
@@ -128,7 +119,7 @@ def observe(
         if g.size >= LARGE:
             acc = jax.lax.optimization_barrier(acc)  # else the old one stays too, and all is computed twice
         accs.append(acc)
-        tensors.append(make_tensor(g, p, widened(acc))._replace(rms_eps=rms_eps, diag_eps=diag_eps))
+        tensors.append(make_tensor(g, p, widened(acc))._replace(**eps))
     return tensors, State(state.count + 1, tree.unflatten(accs))
 
 

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 
 from learned_opt.architectures import options
 from learned_opt.architectures.features import LARGE, Decays, time_embedding
-from learned_opt.architectures.network import HaikuMLP, direction, dummy_tensor, transformed
+from learned_opt.architectures.network import direction, dummy_tensor, haiku_mlp
 from learned_opt.architectures.options import checked
 from learned_opt.architectures.skeleton import feature_optimizer
 from learned_opt.base import LearnedOptimizer
@@ -36,7 +36,7 @@ def per_param_mlp(
     Source: MLPLOpt of google/learned_optimization. Differs from it in: nothing.
     """
     sizes = [hidden] * num_hidden + [2]
-    net = transformed(lambda *inputs: HaikuMLP(FEATURES, sizes, fused_from)(*inputs))
+    net = haiku_mlp(FEATURES, sizes, fused_from)
 
     def init(key):
         return net.init(key, [dummy_tensor(DECAYS)], time_embedding(jnp.zeros([])))

@@ -122,49 +122,47 @@ def dense(inputs: int, outputs: int, suffix: str = "", *, scale: float = 1.0) ->
     return w, hk.get_parameter(f"b{suffix}", (outputs,), init=jnp.zeros)
 
 
-class HaikuMLP(hk.Module):
-    """`per_parameter_mlp` with the parameter names of Haiku's MLP: `mlp/~/linear_0` and so on."""
+def mlp_network(
+    features: Sequence[str], sizes: Sequence[int], fused_from: int, last_scale: float = 1.0
+) -> hk.Transformed:
+    """`apply(theta, tensors, shared)` as `per_parameter_mlp`; theta is `{"~": {w0, b0, w1, ...}}`.
 
-    def __init__(self, features: Sequence[str], sizes: Sequence[int], fused_from: int = LARGE):
-        super().__init__("mlp")
-        self.features, self.fused_from = features, fused_from
-        self.layers = [_Dense(size, f"linear_{i}") for i, size in enumerate(sizes)]
+    Args:
+      features: names in FEATURES.
+      sizes: of the layers, the last being the outputs.
+      fused_from: see `FusedFrom`.
+      last_scale: the last layer's initial weights, relative to the usual.
+    """
 
-    def __call__(self, tensors: Sequence[Tensor], shared: jax.Array | None = None) -> list[jax.Array]:
-        """As `per_parameter_mlp`, f32[*P_1, sizes[-1]] ..."""
-        inputs, layers = fan_in(self.features, tensors, shared), []
-        for layer in self.layers:
-            layers.append(layer(inputs))
-            inputs = layer.size
-        return per_parameter_mlp(self.features, tensors, layers, shared, fused_from=self.fused_from)
+    def network(tensors, shared):
+        inputs = [fan_in(features, tensors, shared), *sizes]
+        scales = [1.0] * (len(sizes) - 1) + [last_scale]
+        layers = [dense(inputs[i], size, str(i), scale=scales[i]) for i, size in enumerate(sizes)]
+        return per_parameter_mlp(features, tensors, layers, shared, fused_from=fused_from)
+
+    return transformed(network)
 
 
-class _Dense(hk.Module):
-    def __init__(self, size, name):
-        super().__init__(name)
-        self.size = size
+def haiku_mlp(features: Sequence[str], sizes: Sequence[int], fused_from: int) -> hk.Transformed:
+    """`mlp_network` with the parameter names of Haiku's MLP: `mlp/~/linear_0` with `w` and `b`, and so on."""
+    net, names = mlp_network(features, sizes, fused_from), [f"mlp/~/linear_{i}" for i in range(len(sizes))]
 
-    def __call__(self, inputs):
-        return dense(inputs, self.size)
+    def init(key, *inputs) -> Any:
+        flat = net.init(key, *inputs)["~"]
+        return {name: {k: flat[f"{k}{i}"] for k in "wb"} for i, name in enumerate(names)}
+
+    def apply(theta, *inputs):
+        flat = {f"{k}{i}": theta[name][k] for i, name in enumerate(names) for k in "wb"}
+        return net.apply({"~": flat}, *inputs)
+
+    return hk.Transformed(init, apply)
 
 
 # Inputs of VeLO's, Celo's and Celo2's networks.
 HYPER_FEATURES = (
-    "grad",
-    "clipped_grad",
-    "param",
-    "momentum",
-    "rms",
-    "adam",
-    "rsqrt_rms",
-    "factored_grad",
-    "rms_grad",
-    "row",
-    "col",
-    "rsqrt_row",
-    "rsqrt_col",
-    "factored_momentum",
-)
+    "grad clipped_grad param momentum rms adam rsqrt_rms factored_grad rms_grad row col rsqrt_row rsqrt_col "
+    "factored_momentum"
+).split()
 
 
 def hyper_mlp(

@@ -94,22 +94,14 @@ def nn_adam(
         def update(grads, state, params, value):
             del value
             leaves, tree = jax.tree.flatten(params)
-            steps, ms, vs, inputs = [], [], [], []
-            seen = zip(leaves, *map(tree.flatten_up_to, (grads, state.m, state.v)), state.hyper, strict=True)
-            for p, g, m, v, hyper in seen:
-                g = jnp.clip(g, -1000, 1000)
-                lr, beta1, beta2, epsilon = _decode(hyper)
-                m = beta1 * m + (1 - beta1) * g
-                v = beta2 * v + (1 - beta2) * jnp.square(g)
-                steps.append(-lr * (1 + epsilon) / (epsilon + jnp.sqrt(v + 1e-10)) * m)
-                ms.append(m)
-                vs.append(v)
-                inputs.append(_lstm_inputs(p, g, m, v, hyper))
+            like = map(tree.flatten_up_to, (grads, state.m, state.v))
+            found = [_adam(*seen) for seen in zip(leaves, *like, state.hyper, strict=True)]
+            steps, m, v, inputs = map(list, zip(*found, strict=True))
             x, lstm = rnn.apply(theta["rnn_params"], jnp.stack(inputs), state.lstm)
             hyper = state.hyper + output_scale * head.apply(theta["rnn_to_controls_params"], x)
             hyper = hyper - decay_strength * (hyper - start)
             hyper = jax.vmap(lambda h: _encode(_decode(h)))(hyper)  # keeps them in their ranges
-            return tree.unflatten(steps), NNAdamState(tree.unflatten(ms), tree.unflatten(vs), hyper, lstm)
+            return tree.unflatten(steps), NNAdamState(tree.unflatten(m), tree.unflatten(v), hyper, lstm)
 
         def map_large(f, state):
             return state._replace(m=jax.tree.map(f, state.m), v=jax.tree.map(f, state.v))
@@ -121,6 +113,16 @@ def nn_adam(
 
 
 _NAMES = ("per_layer_lr", "per_layer_beta1", "per_layer_beta2", "per_layer_epsilon")
+
+
+def _adam(p, g, m, v, hyper) -> tuple[jax.Array, ...]:
+    """The step of one tensor, its m and v after that, and what its LSTM sees."""
+    g = jnp.clip(g, -1000, 1000)
+    lr, beta1, beta2, epsilon = _decode(hyper)
+    m = beta1 * m + (1 - beta1) * g
+    v = beta2 * v + (1 - beta2) * jnp.square(g)
+    step = -lr * (1 + epsilon) / (epsilon + jnp.sqrt(v + 1e-10)) * m
+    return step, m, v, _lstm_inputs(p, g, m, v, hyper)
 
 
 def _encode(values: jax.Array) -> jax.Array:
@@ -140,25 +142,10 @@ def _lstm_inputs(p, g, m, v, hyper) -> jax.Array:
     (mean_p, var_p), (mean_g, var_g), (mean_m, var_m), (mean_v, var_v) = map(moments, (p, g, m, v))
     mag = lambda x: 0.5 * log_magnitude(x)  # noqa: E731
     lr, beta1, beta2, epsilon = 0.2 * jnp.clip(hyper, -5, 5)
-    features = {
-        "beta1": beta1,
-        "beta2": beta2,
-        "epsilon": epsilon,
-        "is_bias": 1.0 if p.ndim == 1 else -1.0,
-        "is_scalar": 1.0 if p.ndim == 0 else -1.0,
-        "lr": lr,
-        "mean_g_mag": mag(mean_g),
-        "mean_g_sign": jnp.sign(mean_g),
-        "mean_gabs_mag": mag(jnp.mean(jnp.abs(g))),
-        "mean_m_mag": mag(mean_m),
-        "mean_m_sign": jnp.sign(mean_m),
-        "mean_p_mag": mag(mean_p),
-        "mean_p_sign": jnp.sign(mean_p),
-        "mean_rms": mag(mean_v),
-        "mean_sign": jnp.sign(mean_v),
-        "var_g": mag(var_g),
-        "var_m": mag(var_m),
-        "var_p": mag(var_p),
-        "var_rms": mag(var_v),
-    }
-    return jnp.stack([jnp.asarray(features[name], jnp.float32) for name in sorted(features)])
+    features = [
+        *(beta1, beta2, epsilon, 1.0 if p.ndim == 1 else -1.0, 1.0 if p.ndim == 0 else -1.0, lr),
+        *(mag(mean_g), jnp.sign(mean_g), mag(jnp.mean(jnp.abs(g)))),
+        *(mag(mean_m), jnp.sign(mean_m), mag(mean_p), jnp.sign(mean_p), mag(mean_v), jnp.sign(mean_v)),
+        *map(mag, (var_g, var_m, var_p, var_v)),
+    ]
+    return jnp.stack([jnp.asarray(feature, jnp.float32) for feature in features])

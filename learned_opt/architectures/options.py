@@ -70,7 +70,7 @@ def checked(factory: Factory) -> Factory:
                 close = difflib.get_close_matches(name, options, n=1)
                 hint = f"did you mean {close[0]}? " if close else ""
                 raise TypeError(f"{factory.__name__} has no option {name}; {hint}it has {', '.join(options)}")
-            allowed = _violated(options[name].annotation, value)
+            allowed = violated(options[name].annotation, value)
             if allowed:
                 raise ValueError(f"{factory.__name__}: {name} is {value!r}, must be {allowed}")
         return factory(*args, **given)
@@ -81,7 +81,7 @@ def checked(factory: Factory) -> Factory:
 
 def check_num_steps(num_steps: Any) -> None:
     """Refuses (ValueError) a number of steps that is not a whole number of at least 1; arrays pass."""
-    if isinstance(num_steps, numbers.Real | str) and _violated(Annotated[int, Ge(1)], num_steps):
+    if isinstance(num_steps, numbers.Real | str) and violated(Annotated[int, Ge(1)], num_steps):
         raise ValueError(f"num_steps must be a whole number >= 1, got {num_steps!r}")
 
 
@@ -103,16 +103,16 @@ def path_matcher(option: str, pattern: str, separator: str) -> Callable[[Any], b
     return lambda path: bool(found(jax.tree_util.keystr(path, simple=True, separator=separator)))
 
 
-def _violated(kind: Any, value: Any) -> str:
-    """What a value must be to be of a type; "" if it is."""
+def violated(kind: Any, value: Any) -> str:
+    """What a value must be to be of a type, in words; "" if it is. A list will do for a tuple."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin is Annotated:
-        return _violated(args[0], value) or " and ".join(_limits_violated(args[1:], value))
+        return violated(args[0], value) or " and ".join(_limits_violated(args[1:], value))
     if origin is Literal:
         allowed = any(type(value) is type(arg) and value == arg for arg in args)
         return "" if allowed else f"one of {', '.join(map(str, args))}"
     if origin in (typing.Union, types.UnionType):
-        wrong = [_violated(arg, value) for arg in args]
+        wrong = [violated(arg, value) for arg in args]
         return " or ".join(wrong) if all(wrong) else ""
     if origin is tuple:
         return _violated_items(args, value)
@@ -140,7 +140,7 @@ def _violated_items(kinds: tuple[Any, ...], value: Any) -> str:
     many = kinds[-1] is Ellipsis
     if not isinstance(value, tuple | list) or not (many or len(value) == len(kinds)):
         return "a list" if many else f"a list of {len(kinds)}"
-    wrong = (_violated(kinds[0], item) for item in value)
+    wrong = (violated(kinds[0], item) for item in value)
     return next((f"a list, each {words}" for words in wrong if words), "")
 
 
@@ -154,6 +154,11 @@ def _limits_violated(notes: tuple[Any, ...], value: Any) -> list[str]:
     return [f"{sign} {limit:g}" for sign, limit in limits if not holds[sign](limit)]
 
 
+@functools.cache
+def _wrapped(words: str) -> str:
+    return textwrap.fill(words, 96, subsequent_indent="    ")
+
+
 def _documented(factory: Callable[..., Any], options: typing.Mapping[str, inspect.Parameter]) -> str:
     """The docstring with the descriptions of types in its `Args`, options in the order of the signature."""
     before, _, after = (inspect.getdoc(factory) or "").partition("\n\nArgs:\n")
@@ -162,6 +167,6 @@ def _documented(factory: Callable[..., Any], options: typing.Mapping[str, inspec
     for name, option in options.items():
         words = [note for note in getattr(option.annotation, "__metadata__", ()) if isinstance(note, str)]
         if words:
-            texts.setdefault(name, textwrap.fill(words[-1], 96, subsequent_indent="    "))
+            texts.setdefault(name, _wrapped(words[-1]))
     args = "\n".join(["Args:", *(f"  {name}: {texts[name]}" for name in options if name in texts)])
     return "\n\n".join(filter(None, (before, args, rest)))

@@ -17,7 +17,7 @@ from learned_opt.architectures.features import (
     init_state,
     observe,
 )
-from learned_opt.architectures.network import HaikuMLP, direction, dummy_tensor, transformed, tree_like
+from learned_opt.architectures.network import direction, dummy_tensor, haiku_mlp, transformed, tree_like
 from learned_opt.architectures.options import checked
 from learned_opt.architectures.recurrent import for_tensors, init_lstm_state, log_magnitude, moments, norm
 from learned_opt.architectures.transformation import transformation
@@ -105,7 +105,7 @@ def rnn_mlp(
         raise ValueError(f"decays must not be empty, got {decays}")
     all_decays = Decays(momentum=tuple(decays), rms=tuple(decays))
     sizes = [hidden] * num_hidden + [2 + from_mlp]
-    mlp = transformed(lambda *inputs: HaikuMLP(FEATURES, sizes, fused_from)(*inputs))
+    mlp = haiku_mlp(FEATURES, sizes, fused_from)
     rnn = transformed(lambda x, state: hk.LSTM(lstm_hidden, name="rnn")(x, state))
     to_ff = transformed(lambda x: hk.Linear(lstm_to_ff, name="rnn_to_ff")(x))
     to_in = transformed(lambda x: hk.Linear(from_lstm, name="rnn_to_in")(x))
@@ -191,27 +191,17 @@ def _clip(state: RunningClip, grads):
 def _lstm_inputs(t: Tensor, shape: tuple[int, ...], losses, from_mlp, from_lstm) -> jax.Array:
     """f32[18 + ...], in the alphabetical order of the original's names."""
     (mean_m, var_m), (mean_v, var_v), (mean_p, var_p) = map(moments, (t.acc.momentum, t.acc.rms, t.param))
-    sizes = (*shape[:4], 1, 1, 1, 1)
-    features = {
-        "from_lstm": from_lstm,
-        "from_mlp": from_mlp,
-        "g_norm": log_magnitude(norm(t.grad)),
-        "is_scalar": 1.0 if shape == () else -1.0,
-        "mean_ms_mag": log_magnitude(mean_m),
-        "mean_ms_sign": jnp.sign(mean_m),
-        "mean_rms": log_magnitude(mean_v),
-        "mean_sign": jnp.sign(mean_v),
-        "mean_v_mag": log_magnitude(mean_p),
-        "mean_v_sign": jnp.sign(mean_p),
-        "norm_weight": log_magnitude(norm(t.param)),
-        **{f"shape_{i}": jnp.log(float(sizes[i])) - 1 for i in range(4)},
-        "train_loss_feat": losses[0],
-        "valid_loss_feat": losses[1],
-        "var_ms": log_magnitude(var_m),
-        "var_rms": log_magnitude(var_v),
-        "var_v": log_magnitude(var_p),
-    }
-    return jnp.concatenate([jnp.atleast_1d(features[name]) for name in sorted(features)])
+    sizes = [jnp.log(float(size)) - 1 for size in (*shape[:4], 1, 1, 1, 1)[:4]]
+    features = [
+        *(from_lstm, from_mlp),
+        *(log_magnitude(norm(t.grad)), 1.0 if shape == () else -1.0),
+        *(log_magnitude(mean_m), jnp.sign(mean_m)),
+        *(log_magnitude(mean_v), jnp.sign(mean_v)),
+        *(log_magnitude(mean_p), jnp.sign(mean_p)),
+        *(log_magnitude(norm(t.param)), *sizes, *losses),
+        *map(log_magnitude, (var_m, var_v, var_p)),
+    ]
+    return jnp.concatenate([jnp.atleast_1d(feature) for feature in features])
 
 
 def _mlp_inputs(tensors: list[Tensor], count: jax.Array, from_lstm: jax.Array) -> jax.Array:

@@ -21,7 +21,7 @@ from learned_opt.architectures.features import (
     time_embedding,
 )
 from learned_opt.architectures.network import dense, dummy_tensor, fan_in, per_parameter_mlp, tree_like
-from learned_opt.architectures.options import checked
+from learned_opt.architectures.options import checked, path_matcher
 from learned_opt.architectures.orthogonal import (
     equalised,
     kinds,
@@ -121,6 +121,7 @@ def spectral(
     momentum and squares for vectors, and everything learned.
     """
     constant = schedule == "constant"
+    path_matcher("embeddings", embeddings, "/")  # refuses what is not a regular expression
 
     def decays(kind):
         if hidden:

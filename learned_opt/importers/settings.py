@@ -1,10 +1,10 @@
 """What the settings of a foreign optimizer mean here: a table for each class, and a reader of such tables."""
 
 import difflib
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from learned_opt.architectures.options import violated
 from learned_opt.artefact.format import ArtefactError
 
 
@@ -84,32 +84,11 @@ def resolve(name: str, table: Table, given: Mapping[str, Any], where: str) -> di
             f"as the optimizer was used ({name}'s defaults, which may not be right: {likely})"
         )
     for key in args.keys() & given.keys():
-        kind = _kind(args[key].default)
-        if not kind.holds(given[key]):
-            raise SettingProblem(f"{where}: {name} with {key} = {given[key]!r}: must be {kind.words}")
+        default = args[key].default
+        words = violated(tuple[float, ...] if isinstance(default, tuple) else type(default), given[key])
+        if words:
+            raise SettingProblem(f"{where}: {name} with {key} = {given[key]!r}: must be {words}")
     return {key: given.get(key, entry.default) for key, entry in args.items()}
-
-
-class _Kind(NamedTuple):
-    words: str
-    holds: Callable[[Any], bool]
-
-
-def _kind(default: Any) -> _Kind:
-    """What a value must be to stand in the place of a default."""
-    if isinstance(default, bool):
-        return _Kind("true or false", lambda x: isinstance(x, bool))
-    if isinstance(default, int):
-        return _Kind("a whole number", lambda x: isinstance(x, int) and not isinstance(x, bool))
-    if isinstance(default, float):
-        return _Kind("a finite number", _is_number)
-    if isinstance(default, tuple):
-        return _Kind("a list of numbers", lambda x: isinstance(x, tuple) and all(map(_is_number, x)))
-    return _Kind("text", lambda x: isinstance(x, str))
-
-
-def _is_number(x: Any) -> bool:
-    return isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x)
 
 
 def to_options(table: Table, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -83,7 +83,7 @@ def test_what_was_pushed_comes_back_bitwise(saved, hub):
     assert after[2:] == before[2:]
     for a, b in zip(jax.tree.leaves(before.theta), jax.tree.leaves(after.theta), strict=True):
         np.testing.assert_array_equal(a, b, strict=True)
-    tx = load(name, num_steps=10)
+    tx = load(name, num_steps=100)
     state = tx.init({"w": np.ones(3, np.float32)})
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(state))
 

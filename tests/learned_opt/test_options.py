@@ -49,6 +49,7 @@ def test_the_docstring_describes_every_option_once_and_in_order(name):
         ("celo2", {"adam_betas": (0.9,)}, "adam_betas is (0.9,), must be a list of 2"),
         ("celo2", {"clip_norm": 0.0}, "clip_norm is 0.0, must be > 0 or None"),
         ("mulo", {"hidden_weights": "*"}, "hidden_weights is '*', must be a regular expression"),
+        ("spectral", {"embeddings": "["}, "embeddings is '[', must be a regular expression"),
         ("velo", {"state_dtype": "float16"}, "state_dtype is 'float16', must be one of float32, bfloat16"),
         ("learnable_sgd", {"initial_lr": -1}, "initial_lr is -1, must be > 0"),
         ("learnable_sgd", {"initial_lr": float("nan")}, "initial_lr is nan, must be a finite number"),

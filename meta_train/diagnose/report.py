@@ -12,8 +12,9 @@ from typing import IO, Any
 import jax
 
 from meta_train.config.load import RunConfig
-from meta_train.diagnose.diagnose import DISTINCT, REFERENCE, Diagnosis, Progress, diagnose, label, plan
+from meta_train.diagnose.diagnose import DISTINCT, REFERENCE, Diagnosis, Progress, diagnose
 from meta_train.diagnose.gradient_statistics import Row
+from meta_train.diagnose.plan import label, plan
 from meta_train.errors import RunError
 from meta_train.evaluation.files import replace
 from meta_train.run.directory import METRICS, load_config, load_trained

@@ -69,7 +69,7 @@ def select_hook(experiment: Experiment, families, best, writer, record, meta, di
 
 
 def _scores(experiment: Experiment, families) -> Callable[[Any], dict[str, float]]:
-    """`make_held_out` with, besides, the score on the training tasks and both scores of the initial theta."""
+    """`make_held_out`, and the score on the training tasks, and both scores of the initial theta."""
     selection, build = experiment.config.selection, experiment.lopt.build
     selected = make_held_out(build, families, horizons=selection.horizons, num_seeds=selection.num_seeds)
     # One short training of each task, for comparison with the initial theta alone.

@@ -11,8 +11,9 @@ import pytest
 
 from meta_train.cli import main as cli
 from meta_train.config import load as config_lib
-from meta_train.diagnose.diagnose import Diagnosis, Reference, plan
+from meta_train.diagnose.diagnose import Diagnosis, Reference
 from meta_train.diagnose.gradient_statistics import Row, compare, measure, z_score
+from meta_train.diagnose.plan import plan
 from meta_train.diagnose.report import choose, closing_line, draw, print_table, to_json
 from meta_train.estimators import nres, pes, tbptt, truncated_es
 from meta_train.estimators.noise import Noise

@@ -17,7 +17,7 @@ import resource, sys
 import jax, numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from meta_train.errors import CheckpointError
-from meta_train.checkpoint import Checkpoints
+from meta_train.checkpoint.checkpoints import Checkpoints
 
 def content(step):
     return {"w": np.random.default_rng(step).normal(size=(100, 1000)), "n": step}

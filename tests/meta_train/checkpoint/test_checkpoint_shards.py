@@ -50,7 +50,7 @@ import os, sys, time
 import jax, numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from meta_train.errors import CheckpointError
-from meta_train.checkpoint import Checkpoints
+from meta_train.checkpoint.checkpoints import Checkpoints
 
 {inspect.getsource(state)}
 {inspect.getsource(same)}
@@ -91,12 +91,13 @@ READ = """
 """
 # One process cannot write its part, first in the foreground and then behind; then the first one cannot.
 FAIL = """
-    from meta_train import checkpoint_files, checkpoint_shards
+    from learned_opt.artefact import atomic
+    from meta_train.checkpoint import files, shards
     for broken, attribute, module in (
-        (1, "_handler", checkpoint_shards),
-        (1, "flush", checkpoint_files),
-        (0, "sign", checkpoint_files),
-        (0, "refuse_full_disk", checkpoint_files),
+        (1, "_handler", shards),
+        (1, "sync", atomic),
+        (0, "sign", files),
+        (0, "refuse_full_disk", files),
     ):
         whole = getattr(module, attribute)
         if me == broken:
@@ -114,7 +115,7 @@ FAIL = """
 """
 # The second process dies inside its part of a save, while the first one waits for it.
 DIE = """
-    from meta_train import checkpoint_shards
+    from meta_train.checkpoint import shards as checkpoint_shards
     if me == 1:
         checkpoint_shards._part = lambda save, process: os._exit(9)
     checkpoints.save(3, state(4, 3))

@@ -14,7 +14,7 @@ OFFLINE = """
 import os, sys
 import jax
 jax.random.key(0)  # W&B starts a process: jax's threads must not make it warn
-from meta_train.wandb_writer import wandb_writer
+from meta_train.run.wandb_writer import wandb_writer
 options = dict(mode="offline", project="p", directory=sys.argv[1], config={"task": {"width": 32}}, warn=print)
 first = wandb_writer(name="first", **options)
 for step in (0, 10, 20):
@@ -76,7 +76,7 @@ def test_offline_rows_are_in_the_directory_and_nothing_is_written_elsewhere(tmp_
 
 def test_disabled_does_not_import_wandb_and_writes_nothing(tmp_path):
     code = (
-        "import sys; from meta_train.wandb_writer import wandb_writer;"
+        "import sys; from meta_train.run.wandb_writer import wandb_writer;"
         "w = wandb_writer(mode='disabled', project='p', directory=sys.argv[1] + '/run');"
         "w.write(0, {'a': 1}); w.close(); assert w.run_id is None; sys.exit('wandb' in sys.modules)"
     )
@@ -86,7 +86,7 @@ def test_disabled_does_not_import_wandb_and_writes_nothing(tmp_path):
 
 ONLINE = """
 import sys
-from meta_train.wandb_writer import wandb_writer
+from meta_train.run.wandb_writer import wandb_writer
 writer = wandb_writer(mode="online", project="p", directory=sys.argv[1], warn=print)
 writer.write(0, {"meta/loss": 1.0})
 writer.close()

@@ -21,7 +21,7 @@ from learned_opt.architectures.network import direction, dummy_tensor, haiku_mlp
 from learned_opt.architectures.options import checked
 from learned_opt.architectures.recurrent import for_tensors, init_lstm_state, log_magnitude, moments, norm
 from learned_opt.architectures.transformation import transformation
-from learned_opt.base import LearnedOptimizer
+from learned_opt.base import LearnedOptimizer, Theta
 
 FEATURES = ("grad", "param", "log_abs_param", "momentum", "rms", "adam", "rsqrt_rms")
 
@@ -109,21 +109,6 @@ def rnn_mlp(
     rnn = transformed(lambda x, state: hk.LSTM(lstm_hidden, name="rnn")(x, state))
     to_ff = transformed(lambda x: hk.Linear(lstm_to_ff, name="rnn_to_ff")(x))
     to_in = transformed(lambda x: hk.Linear(from_lstm, name="rnn_to_in")(x))
-    messages = hk.transform(
-        lambda: (_message("initial_from_lstm", from_lstm), _message("initial_from_mlp", from_mlp))
-    )
-
-    def init(key):
-        keys = jax.random.split(key, 5)
-        lstm, shared = init_lstm_state(lstm_hidden), jnp.zeros(len(TIMESCALES) + 3 + lstm_to_ff)
-        return {
-            "ffmod_params": mlp.init(keys[0], [dummy_tensor(all_decays)], shared),
-            "lstm_init_state": lstm,
-            "rnn_params": rnn.init(keys[1], jnp.zeros([1, 18 + from_lstm + from_mlp]), lstm),
-            "rnn_to_ff_params": to_ff.init(keys[2], jnp.zeros([1, lstm_hidden])),
-            "rnn_to_in_params": to_in.init(keys[3], jnp.zeros([1, lstm_hidden])),
-            **messages.init(keys[4])["~"],
-        }
 
     def build(theta, num_steps=None):
         del num_steps
@@ -144,11 +129,8 @@ def rnn_mlp(
             losses, loss = _see_loss(state.loss, value)
             grads, clip = _clip(state.clip, grads)
             tensors, seen = observe(grads, state.seen, params, all_decays)
-            shapes = [p.shape for p in jax.tree.leaves(params)]
-            inputs = [
-                _lstm_inputs(t, shape, losses, message, state.from_lstm)
-                for t, shape, message in zip(tensors, shapes, state.from_mlp, strict=True)
-            ]
+            each = zip(tensors, jax.tree.leaves(params), state.from_mlp, strict=True)
+            inputs = [_lstm_inputs(t, p.shape, losses, sent, state.from_lstm) for t, p, sent in each]
             x, lstm = rnn.apply(theta["rnn_params"], jnp.stack(inputs), state.lstm)
             shared = _mlp_inputs(tensors, state.seen.count, to_ff.apply(theta["rnn_to_ff_params"], x))
             o = mlp.apply(theta["ffmod_params"], tensors, shared)
@@ -159,7 +141,29 @@ def rnn_mlp(
 
         return transformation("rnn_mlp", init_fn, update, needs=("params", "value"))
 
+    def init(key):
+        widths = (lstm_hidden, from_mlp, from_lstm, lstm_to_ff)
+        return _initial_theta(key, (mlp, rnn, to_ff, to_in), all_decays, widths)
+
     return LearnedOptimizer(init, build, needs=("value",))
+
+
+def _initial_theta(key, networks, decays: Decays, sizes: tuple[int, int, int, int]) -> Theta:
+    """theta from the networks in the order of its keys, and lstm_hidden, from_mlp, from_lstm, lstm_to_ff."""
+    (mlp, rnn, to_ff, to_in), (lstm_hidden, from_mlp, from_lstm, lstm_to_ff) = networks, sizes
+    messages = hk.transform(
+        lambda: (_message("initial_from_lstm", from_lstm), _message("initial_from_mlp", from_mlp))
+    )
+    keys = jax.random.split(key, 5)
+    lstm, shared = init_lstm_state(lstm_hidden), jnp.zeros(len(TIMESCALES) + 3 + lstm_to_ff)
+    return {
+        "ffmod_params": mlp.init(keys[0], [dummy_tensor(decays)], shared),
+        "lstm_init_state": lstm,
+        "rnn_params": rnn.init(keys[1], jnp.zeros([1, 18 + from_lstm + from_mlp]), lstm),
+        "rnn_to_ff_params": to_ff.init(keys[2], jnp.zeros([1, lstm_hidden])),
+        "rnn_to_in_params": to_in.init(keys[3], jnp.zeros([1, lstm_hidden])),
+        **messages.init(keys[4])["~"],
+    }
 
 
 def _message(name: str, size: int) -> jax.Array:

@@ -1,5 +1,6 @@
 """What the reproductions of populations share: several controllers on one compiled trainer, many seeds."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -79,6 +80,41 @@ def interval(values: list[float]) -> str:
         return f"{values[0]:.3f}"
     half = t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
     return f"{np.mean(values):.3f} [{np.mean(values) - half:.3f}, {np.mean(values) + half:.3f}]"
+
+
+def spread(values: list[float]) -> str:
+    """Median, least and largest over the seeds."""
+    return f"median {np.median(values):.3f}, {min(values):.3f} to {max(values):.3f}"
+
+
+def draw_all(
+    result: dict[str, Any],
+    figure: Any,
+    *,
+    names: tuple[str, ...],
+    ylabel: str,
+    value: Callable[[np.ndarray], np.ndarray],
+) -> None:
+    """First panel: `value` of the best member's fitness, a line per seed; then the winners' schedules.
+
+    Args:
+      result: of a reproduction: "steps", and "curves" as of `compare`.
+      figure: to draw on.
+      names: hyperparameters, each on a logarithmic axis; the schedules are those of the first seed's winners.
+      ylabel: of the first panel.
+      value: what of the fitness is drawn.
+    """
+    panels, steps = figure.subplots(1, 1 + len(names)), result["steps"]
+    for i, (label, found) in enumerate(result["curves"].items()):
+        for line in found["best"]:
+            panels[0].plot(steps, value(np.asarray(line)), color=common.COLOURS[i], lw=1, alpha=0.6)
+        for panel, name in zip(panels[1:], names, strict=True):
+            panel.step(steps, found["schedule"][name], color=common.COLOURS[i], label=label, where="pre")
+            panel.set(xlabel="steps", ylabel=name.replace("_", " "), yscale="log")
+    panels[0].set(xlabel="steps", ylabel=ylabel)
+    figure.legend(
+        *panels[1].get_legend_handles_labels(), loc="outside lower center", ncols=len(result["curves"])
+    )
 
 
 def draw_two(result: dict[str, Any], figure: Any, *, steps: list[float], name: str, ylabel: str) -> None:

@@ -82,12 +82,19 @@ def test_the_task_example_is_a_valid_family():
     assert jnp.isfinite(loss)
 
 
+def test_the_population_example_prints_the_winners_rates(capsys):
+    names = block("docs/population.md", "evolve(population(")
+    rates = names["winner"](names["controller"], names["records"]).hypers["rate"]
+    assert rates.shape == (10,) and names["stage"].round == 10 and capsys.readouterr().out
+
+
 # Every block that a test of this file executes.
 EXECUTED = {
     ("README.md", "pretrained:"),
     ("docs/getting-started.md", "learned_opt.load"),
     ("docs/extending.md", "def forward_es"),
     ("docs/extending.md", "def line_fit"),
+    ("docs/population.md", "evolve(population("),
 }
 
 

@@ -145,6 +145,21 @@ def test_only_fire_pbt_and_the_hand_leave_the_short_horizon_trap(tmp_path):
 
 
 @pytest.mark.slow
+def test_in_the_noisy_valley_greed_is_punished_and_fire_pbt_wins(tmp_path):
+    loss = {label: np.median(found["loss"]) for label, found in curves("noisy_valley", tmp_path).items()}
+    assert loss["FIRE PBT"] < 0.5 * loss["random search"] and loss["random search"] < loss["PBT"]
+    assert loss["PBT"] > 0.9
+
+
+@pytest.mark.slow
+def test_lasting_damage_makes_pbt_and_fire_pbt_worse_than_random_search(tmp_path):
+    found = curves("lasting_damage", tmp_path)
+    skill = {label: np.median(curve["fitness"]) for label, curve in found.items()}
+    assert max(skill["PBT"], skill["FIRE PBT"]) < skill["random search"] - 0.05
+    assert skill["MF-PBT"] > max(skill["PBT"], skill["FIRE PBT"]) + 0.05
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["schedule_population", "meta_population"])
 def test_a_short_population_improves_what_it_trains(name, tmp_path):
     for label, found in curves(name, tmp_path, "--fast", "--seeds", "0").items():

@@ -6,8 +6,7 @@ import numpy as np
 from annotated_types import Ge, Gt, MinLen
 
 from meta_train.config.registry import Spec, build
-from meta_train.population import fire_round
-from meta_train.population import improvement as compare
+from meta_train.population import fire_round, improvement
 from meta_train.population.base import Controller, Setting
 from meta_train.population.exploit import EXPLOITS
 from meta_train.population.fire_round import Rules
@@ -26,7 +25,7 @@ def fire_pbt(
     p_stat: Annotated[float, Gt(0)] = 0.01,
     smoother: Literal["gp", "ema", "none"] = "gp",
     binomial_test: bool = True,
-    gap_stat: compare.GapStat = "max",
+    gap_stat: improvement.GapStat = "max",
     child: Literal["best", "random"] = "best",
 ) -> Controller:
     """Faster-improvement-rate PBT (Dalibard & Jaderberg 2021).

@@ -5,14 +5,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from meta_train.population import improvement as compare
+from meta_train.population import improvement
 from meta_train.population import space as space_lib
 from meta_train.population.base import Decision, Outcome, Setting
 from meta_train.population.exploit import Exploit
 
 
 class Rules(NamedTuple):
-    """What `fire_pbt` was asked for.
+    """The options of `fire_pbt`.
 
     `members` holds the rows of P1, P2, ...; `evaluators` those that serve P2, P3, ...
     """
@@ -26,12 +26,12 @@ class Rules(NamedTuple):
     p_stat: float
     smoother: str
     binomial_test: bool
-    gap_stat: compare.GapStat
+    gap_stat: improvement.GapStat
     child: str
 
 
 class _Round:
-    """One decision in the making: a copy of the state, and what is to happen."""
+    """One decision while it is made: a copy of the state, and what will happen before the next round."""
 
     def __init__(self, rules: Rules, state: dict, step: int, hypers, rng: np.random.Generator) -> None:
         self.rules, self.step, self.rng = rules, step, rng
@@ -41,21 +41,21 @@ class _Round:
         self.queues: list[list[int]] = self.state["queues"]
         self.hypers = hypers
         self.source = np.arange(len(self.curves))
-        self.fresh: set[int] = set()  # overwritten in this round: nothing is known of their hypers yet
+        self.fresh: set[int] = set()  # overwritten in this round: their new hypers have no fitness yet
         self.fitness: dict[int, float] = {}  # as the members' own sub-population ranks them
         self.events: list[dict[str, Any]] = []
-        self._smoothed: dict[int, compare.Curve] = {}
+        self._smoothed: dict[int, improvement.Curve] = {}
         self.first_evaluator = rules.evaluators[0][0]
 
     def decision(self) -> tuple[dict, Decision]:
         return self.state, Decision(self.source, self.hypers, self.events)
 
-    def tell(self, slot: int, event: str, **more: Any) -> None:
+    def log(self, slot: int, event: str, **more: Any) -> None:
         self.events.append({"slot": int(slot), "event": event, **more})
 
-    def curve(self, slot: int) -> compare.Curve:
+    def curve(self, slot: int) -> improvement.Curve:
         if slot not in self._smoothed:
-            self._smoothed[slot] = compare.curve(self.curves[slot], self.rules.smoother)
+            self._smoothed[slot] = improvement.curve(self.curves[slot], self.rules.smoother)
         return self._smoothed[slot]
 
     def set_curve(self, slot: int, values: list[float]) -> None:
@@ -70,10 +70,10 @@ class _Round:
         return {e: found for e in self.rules.evaluators[i - 1] if (found := self.evaluation(e)) is not None}
 
     def end(self, evaluator: int, event: str, **more: Any) -> None:
-        """The evaluator becomes idle, its parent the last in the queue."""
+        """Makes the evaluator idle and its parent the last in the queue."""
         found = self.evaluation(evaluator)
         assert found is not None
-        self.tell(evaluator, event, parent=found["parent"], child=found["child"], **more)
+        self.log(evaluator, event, parent=found["parent"], child=found["child"], **more)
         self.queues[found["i"] - 1].append(found["parent"])
         self.evaluations[evaluator - self.first_evaluator] = None
 
@@ -92,7 +92,7 @@ def init(rules: Rules, rng: np.random.Generator) -> tuple[dict, Decision]:
 
 
 def step(rules: Rules, state: dict, outcome: Outcome, rng: np.random.Generator) -> tuple[dict, Decision]:
-    """Every sub-population's own step, then the evaluations: those that are lost, failed, succeeded, new."""
+    """The step of every sub-population, then the evaluations: lost ones, failures, successes and new ones."""
     now = _Round(rules, state, outcome.step, {k: v.copy() for k, v in outcome.hypers.items()}, rng)
     broken = set(np.flatnonzero(~np.isfinite(outcome.fitness)).tolist())
     for slot, scores in enumerate(outcome.scores):
@@ -103,7 +103,7 @@ def step(rules: Rules, state: dict, outcome: Outcome, rng: np.random.Generator) 
     _refresh(now)
     for i in range(1, len(rules.members)):
         _end_lost(now, i, broken)
-        _judge(now, i)
+        _conclude(now, i)
     _assign(now)
     return now.decision()
 
@@ -114,14 +114,14 @@ def _fitness(now: _Round, i: int, members, outcome: Outcome, broken: set[int]) -
         return {m: float(outcome.fitness[m]) for m in members}
     curves = {e["parent"]: now.curve(slot) for slot, e in now.running(i).items() if slot not in broken}
     rate = {
-        m: sum(compare.gap(one, other, now.rules.gap_stat) for r, other in curves.items() if r != m)
+        m: sum(improvement.gap(one, other, now.rules.gap_stat) for r, other in curves.items() if r != m)
         for m, one in curves.items()
     }
     return {m: -np.inf if m in broken else rate.get(m, np.nan) for m in members}
 
 
 def _exploit(now: _Round, members, outcome: Outcome, broken: set[int]) -> None:
-    """The sub-population's own PBT step: marks who was overwritten, and gives them hypers."""
+    """The PBT step of one sub-population: marks the members that are overwritten, and gives them hypers."""
     rows = np.asarray(members)
     local = now.rules.exploit(np.asarray([now.fitness[m] for m in members]), outcome.scores[rows], now.rng)
     chosen = rows[local]
@@ -129,7 +129,7 @@ def _exploit(now: _Round, members, outcome: Outcome, broken: set[int]) -> None:
     sound = [m for m in members if m not in broken] or [
         m for m in range(len(outcome.fitness)) if m not in broken
     ]
-    for k in stuck:  # nobody evaluated to copy: anything finite is better
+    for k in stuck:  # no evaluated member to copy: any finite one is better
         chosen[k] = now.rng.choice(sound)
     moved = rows[chosen != rows]
     now.source[rows] = chosen
@@ -138,7 +138,7 @@ def _exploit(now: _Round, members, outcome: Outcome, broken: set[int]) -> None:
     now.hypers = space_lib.explore(now.rules.setting.space, now.rng, now.hypers, moved)
     for m in moved.tolist():
         now.fresh.add(m)
-        now.tell(m, "exploit", source=int(now.source[m]))
+        now.log(m, "exploit", source=int(now.source[m]))
 
 
 def _put(values, rows, new):
@@ -148,7 +148,7 @@ def _put(values, rows, new):
 
 
 def _refresh(now: _Round) -> None:
-    """Overwritten members start a curve, and wait longest for their next evaluation."""
+    """Overwritten members start a new curve and go to the end of the queue."""
     for m in now.fresh:
         now.set_curve(m, [])
         for queue in now.queues:
@@ -165,8 +165,8 @@ def _end_lost(now: _Round, i: int, broken: set[int]) -> None:
             now.end(slot, "stop", why="overwritten")
 
 
-def _judge(now: _Round, i: int) -> None:
-    """Ends the evaluations that have failed or succeeded; the others go on."""
+def _conclude(now: _Round, i: int) -> None:
+    """Ends the evaluations that have failed or succeeded; the others continue."""
     succeeded = []
     for slot, found in now.running(i).items():
         trained, a, b = now.step - found["since"], now.curve(slot), now.curve(found["child"])
@@ -184,26 +184,26 @@ def _judge(now: _Round, i: int) -> None:
             continue
         now.source[child] = slot
         now.set_curve(child, now.curves[slot])
-        now.end(slot, "success", lead=compare.gap(now.curve(slot), now.curve(child), now.rules.gap_stat))
+        now.end(slot, "success", lead=improvement.gap(now.curve(slot), now.curve(child), now.rules.gap_stat))
         if i > 1:  # the child is a parent itself: copies of its old weights say nothing about the new ones
             for other, its in now.running(i - 1).items():
                 if its["parent"] == child:
                     now.end(other, "stop", why="overwritten")
 
 
-def _failed(rules: Rules, a: compare.Curve, b: compare.Curve, trained: int) -> str | None:
-    if compare.overlap(a, b) is None:
+def _failed(rules: Rules, a: improvement.Curve, b: improvement.Curve, trained: int) -> str | None:
+    if improvement.overlap(a, b) is None:
         return "no overlap" if trained >= rules.max_eval_steps else None
     patience = max(0.0, 1 - trained / rules.max_eval_steps)
     if rules.binomial_test:
-        return "no lead" if compare.p_value(a, b) > rules.p_stat + patience else None
-    return "no lead" if patience == 0 and compare.gap(a, b, rules.gap_stat) <= 0 else None
+        return "no lead" if improvement.p_value(a, b) > rules.p_stat + patience else None
+    return "no lead" if patience == 0 and improvement.gap(a, b, rules.gap_stat) <= 0 else None
 
 
-def _succeeds(rules: Rules, a: compare.Curve, b: compare.Curve) -> bool:
-    if compare.gap(a, b, rules.gap_stat) <= 0:
+def _succeeds(rules: Rules, a: improvement.Curve, b: improvement.Curve) -> bool:
+    if improvement.gap(a, b, rules.gap_stat) <= 0:
         return False
-    return not rules.binomial_test or compare.p_value(a, b) < rules.p_stat
+    return not rules.binomial_test or improvement.p_value(a, b) < rules.p_stat
 
 
 def _assign(now: _Round) -> None:
@@ -220,14 +220,14 @@ def _assign(now: _Round) -> None:
             now.evaluations[slot - now.first_evaluator] = {
                 "i": i, "parent": parent, "child": child, "since": now.step
             }  # fmt: skip
-            now.source[slot] = now.source[parent]  # also where that was overwritten just now
+            now.source[slot] = now.source[parent]  # also if it was overwritten in this round
             now.hypers = {name: _put(v, [slot], v[child]) for name, v in now.hypers.items()}
             now.set_curve(slot, [])
-            now.tell(slot, "evaluate", parent=parent, child=child)
+            now.log(slot, "evaluate", parent=parent, child=child)
 
 
 def _child(now: _Round, members) -> int:
-    """The best of the sub-population below, by its own ranking, without those overwritten just now."""
+    """The best of the sub-population below, by its own ranking, without those overwritten in this round."""
     settled = [m for m in members if m not in now.fresh] or list(members)
     known = [m for m in settled if np.isfinite(now.fitness.get(m, np.nan))]
     if now.rules.child == "random" or not known:

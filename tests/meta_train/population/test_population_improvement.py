@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from meta_train.population import improvement as compare
+from meta_train.population import improvement
 from meta_train.population.improvement import (
     Overlap,
     curve,
@@ -53,8 +53,8 @@ def test_matching_is_antisymmetric():
 
 
 def test_the_matching_uses_the_smoothed_curves_and_the_gap_the_raw_ones():
-    a = compare.Curve(np.array([0.0, 9.0, 1.0]), np.array([0.0, 1.0, 2.0]))
-    b = compare.Curve(np.array([1.0, 2.0]), np.array([1.0, 1.5]))
+    a = improvement.Curve(np.array([0.0, 9.0, 1.0]), np.array([0.0, 1.0, 2.0]))
+    b = improvement.Curve(np.array([1.0, 2.0]), np.array([1.0, 1.5]))
     assert overlap(a, b) == Overlap(1, 0, 2)
     assert gap(a, b) == 9 - 2
     assert gap(a, b, "last") == 1 - 2
@@ -101,7 +101,7 @@ def test_seven_points_are_the_fewest_that_can_be_significant():
 
 def test_the_p_value_without_an_overlap():
     assert p_value(rising(100, 0, 5), rising(0, 1, 5)) == 0
-    assert p_value(rising(0, 1, 5), rising(100, 0, 5)) == compare.NEVER
+    assert p_value(rising(0, 1, 5), rising(100, 0, 5)) == improvement.NEVER
     a, b = plain(0, 3, -9, 3), plain(5, -8, -8)  # crossing, but a never reaches 5: the common prefix counts
     assert overlap(a, b) is None
     assert p_value(a, b) == pytest.approx(sign_test(1, 3))
@@ -148,8 +148,8 @@ def test_the_smoothing_is_scikit_learns_with_the_most_likely_kernel():
     x, standard = np.linspace(0, 1, 40)[:, None], (y - y.mean()) / y.std()
     fits = [
         GaussianProcessRegressor(RBF(scale) + WhiteKernel(noise**2), alpha=0, optimizer=None).fit(x, standard)
-        for scale in compare.LENGTH_SCALES
-        for noise in compare.NOISES
+        for scale in improvement.LENGTH_SCALES
+        for noise in improvement.NOISES
     ]
     best = max(fits, key=lambda fit: fit.log_marginal_likelihood_value_)
     np.testing.assert_allclose(smooth_gp(y), y.mean() + y.std() * best.predict(x), atol=1e-8)

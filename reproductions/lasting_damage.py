@@ -44,4 +44,4 @@ def draw(result: dict[str, Any], figure: Any) -> None:
 
 
 if __name__ == "__main__":
-    common.main(__doc__ or "", run, draw, seeds=list(range(8)))
+    common.main(__doc__ or "", run, draw, seeds=list(range(100, 120)))

@@ -7,14 +7,14 @@ import optax
 import pytest
 
 from meta_train.errors import ConfigError
-from meta_train.population.base import Member, Rhythm, Setting, Trainer
+from meta_train.population.base import Decision, Member, Rhythm, Setting, Trainer
 from meta_train.population.check_trainer import check_trainer
 from meta_train.population.controllers import pbt, random_search
 from meta_train.population.engine import Copy, engine
 from meta_train.population.lineage import winner
 from meta_train.population.mesh import member_mesh
 from meta_train.population.meta_training import meta_training, with_sigma
-from meta_train.population.rounds import evolve, population
+from meta_train.population.rounds import begin, evolve, population
 from meta_train.population.space import linear
 from meta_train.population.supervised import supervised
 from tasks import TASKS
@@ -231,6 +231,27 @@ def test_a_call_is_checked_as_a_config_is(changed, message):
     }
     with pytest.raises(ConfigError, match=message):
         population(**(parts | changed))
+
+
+@pytest.mark.parametrize(
+    ("decision", "message"),
+    [
+        ({"source": np.arange(3)}, r"^source must be i64\[2\], got int64\[3\]$"),
+        ({"source": np.array([0, 2])}, r"^source must name members 0 to 1, got \[0, 2\]$"),
+        ({"hypers": {"rat": np.zeros(2)}}, r"^hypers must be f64\[2\] of each of rate, got {'rat': \(2,\)}$"),
+        (
+            {"hypers": {"rate": np.zeros(3)}},
+            r"^hypers must be f64\[2\] of each of rate, got {'rate': \(3,\)}$",
+        ),
+    ],
+)
+def test_a_controllers_decision_that_does_not_fit_is_refused(decision, message):
+    space, rhythm = {"rate": linear(bounds=(0.0, 1.0))}, Rhythm(6, 2)
+    right = Decision(np.arange(2), {"rate": np.zeros(2)}, [])
+    controller = random_search(Setting(space, rhythm), num_members=2)
+    controller = controller._replace(init=lambda rng: ({}, right._replace(**decision)))
+    with pytest.raises(ValueError, match=message):
+        begin(population(counter(), controller, space, rhythm))
 
 
 @pytest.mark.parametrize(

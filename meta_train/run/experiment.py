@@ -2,6 +2,7 @@
 
 import copy
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -215,11 +216,27 @@ def check_system(system: UnrolledSystem, lopt: LearnedOptimizer, data: Any) -> N
             )
 
 
+def memory_there() -> int:
+    """Bytes of memory of all devices together; of the machine where the devices are its CPU."""
+    limits = [(device.memory_stats() or {}).get("bytes_limit", 0) for device in jax.local_devices()]
+    return sum(limits) or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def check_gradient(estimator: GradientEstimator, lopt: LearnedOptimizer, data: Any) -> None:
-    """Refuses, by shapes alone, an estimator whose gradient is not like theta (ValueError)."""
+    """Refuses, by shapes alone, an estimator whose gradient is not like theta, or that no memory can hold.
+
+    Raises:
+      ValueError: what is wrong.
+    """
     key = jax.random.key(0)
     theta = jax.eval_shape(lopt.init, key)
     state = jax.eval_shape(estimator.init, theta, key)
+    needed, there = sum(4 * math.prod(x.shape) for x in jax.tree.leaves((theta, state))), memory_there()
+    if needed > there * jax.process_count():
+        raise ValueError(
+            f"the state of {estimator.num_particles} particles and theta would take {needed / 2**30:,.0f} GiB "
+            f"of {there / 2**30:,.0f} GiB of memory: use fewer particles or a smaller task"
+        )
     estimate, _ = jax.eval_shape(estimator.estimate, theta, state, key, data)
     there = dict(jax.tree_util.tree_leaves_with_path(estimate.grad))
     for path, leaf in jax.tree_util.tree_leaves_with_path(theta):

@@ -456,6 +456,14 @@ def test_a_size_that_no_machine_has_is_refused_at_once(tmp_path, override, line)
     assert found.startswith("command line: " + override.partition("=")[0]) and line in found
 
 
+def test_sizes_that_only_together_are_too_large_are_refused_before_anything_is_traced(tmp_path):
+    (tmp_path / "x.yaml").write_text(SMALL)
+    override = "tasks.0={name: image_mlp, hidden: [1000000, 1000000], datasets: ['digits[:100]']}"
+    c = config.load(tmp_path / "x.yaml", [override])
+    with pytest.raises(ConfigError, match="^estimator: the state of 6 particles and theta would take .* GiB"):
+        assemble(c)
+
+
 def test_an_artefact_of_a_hub_whose_package_is_missing_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     (tmp_path / "x.yaml").write_text(SMALL)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -199,3 +200,23 @@ def test_the_schedule_of_an_unfinished_run_is_refused(finished, tmp_path, capsys
         (unfinished / name).write_text("".join(lines[:5] if name == "lineage.jsonl" else lines))
     assert cli.command(["export-schedule", str(unfinished)]) == 1
     assert "has done 5 of 30 rounds: resume it first" in capsys.readouterr().err
+
+
+def test_the_results_of_a_run_on_more_devices_than_there_are_can_be_read(finished, tmp_path, capsys):
+    shutil.copytree(finished, tmp_path / "r")
+    file = tmp_path / "r" / "config.yaml"
+    file.write_text(file.read_text().replace("members: 1,", "members: 11,"))
+    assert config_lib.load(file).mesh.members == 11 > len(jax.devices())
+    for argv in (["export-schedule", "r"], ["plot", "r"], ["replay", "r", "--num-seeds", "1"]):
+        assert cli.command(argv) == 0, capsys.readouterr().err
+    capsys.readouterr()
+    assert cli.command(["population", "mine.yaml", "mesh.members=11"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("mesh.members must be between 1 and 4, the devices there are, got 11")
+
+
+def test_members_may_take_the_devices_that_there_are(monkeypatch):
+    config = config_lib.load("mine.yaml", ["mesh.members=auto"])
+    assert config_lib.mesh_of(config, 8).devices.shape == (4, 1)
+    assert config_lib.mesh_of(config, 11).devices.shape == (1, 1)
+    assert config_lib.mesh_of(config, 6).devices.shape == (3, 1)

@@ -17,7 +17,7 @@ def add(commands: Any) -> None:
     run.add_argument(
         "--out", type=Path, metavar="DIR", help="directory of the run (default: runs/CONFIG's name)"
     )
-    run.add_argument("--resume", action="store_true", help="go on with the run in that directory")
+    run.add_argument("--resume", action="store_true", help="continue the run in that directory")
     run.add_argument("--dry-run", action="store_true", help="print the resolved config and what it will take")
     run.add_argument("--json", metavar="FILE", help="write what was measured to FILE")
     run.add_argument(
@@ -72,7 +72,10 @@ def dry_run(config: Any, json_file: str | None) -> int:
     from meta_train.run.train import set_up_jax
 
     set_up_jax(config)
-    sizes = forecast(assemble(config))
+    try:
+        sizes = forecast(assemble(config, trace=False))
+    except (TypeError, ValueError):
+        sizes = forecast(assemble(config))  # its checks name in one line what the forecast stumbled over
     print(config_lib.to_yaml(config))
     mib = 2**20
     print(f"# meta-parameters        {sizes.num_meta_parameters:,}")

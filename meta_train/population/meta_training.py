@@ -25,12 +25,11 @@ from meta_train.population.scoring import mean_log_loss
 from meta_train.population.traced_optimizers import PLACEHOLDER, numbers_of, others_of, searched_optimizer
 from meta_train.run.experiment import (
     build_family,
-    check_gradient,
-    check_system,
     inner_system,
     learned_optimizer,
     streamed,
 )
+from meta_train.run.shapes import check_gradient, check_system
 from tasks import check_family
 from tasks.data import datasets
 

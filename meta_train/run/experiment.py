@@ -2,7 +2,6 @@
 
 import copy
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +26,7 @@ from meta_train.errors import ConfigError, Problem
 from meta_train.estimators import ESTIMATORS, GradientEstimator
 from meta_train.inner import Objective, inner_training
 from meta_train.parallel import hosts
+from meta_train.run.shapes import check_gradient, check_memory, check_system
 from tasks import AUGMENTATIONS, TASKS, TaskFamily, check_family, make
 from tasks.data import datasets
 from tasks.rings import HELD_OUT
@@ -61,8 +61,13 @@ class Experiment(NamedTuple):
     steps_per_call: int
 
 
-def assemble(config: RunConfig) -> Experiment:
+def assemble(config: RunConfig, *, trace: bool = True) -> Experiment:
     """Builds the objects of a run and checks that they fit together, by shapes alone.
+
+    Args:
+      config: what to build.
+      trace: whether to trace a step and a gradient of each family, which finds what a factory cannot see; a
+        caller that traces the outer step itself, such as the forecast, may leave it out.
 
     Raises:
       ConfigError: an option that a factory refuses, a task or system whose shapes are not as they must be.
@@ -81,9 +86,11 @@ def assemble(config: RunConfig) -> Experiment:
         _refuse(f"tasks.{i}", check_family, family)
         system = _refuse("inner", inner_system, config, family, lopt)
         estimator = build(ESTIMATORS, config.estimator, system, where="estimator")
-        _refuse(f"tasks.{i}", check_system, system, lopt, family.data)
         families[label] = family
-        _refuse("estimator", check_gradient, estimator, lopt, family.data)
+        _refuse("estimator", check_memory, estimator, lopt)
+        if trace:
+            _refuse(f"tasks.{i}", check_system, system, lopt, family.data)
+            _refuse("estimator", check_gradient, estimator, lopt, family.data)
         estimators[label] = _refuse("runtime", split_over, config, estimator, mesh)
         weights[label] = task.weight
     estimator = combine.average(estimators, weights=weights, scaling=config.loss_scaling)
@@ -196,56 +203,6 @@ def inner_system(config: RunConfig, family: TaskFamily, lopt: LearnedOptimizer) 
         objective=Objective(**config.inner.objective.model_dump()),
         learning_rate=None if rates is None else (rates.min, rates.max),
     )
-
-
-def check_system(system: UnrolledSystem, lopt: LearnedOptimizer, data: Any) -> None:
-    """Refuses, by shapes alone, a system that estimators cannot unroll (ValueError)."""
-    key = jax.random.key(0)
-    theta = jax.eval_shape(lopt.init, key)
-    state, _ = jax.eval_shape(system.init, theta, key)
-    after, loss = jax.eval_shape(system.step, theta, state, key, data)
-    if loss.shape != () or not jnp.issubdtype(loss.dtype, jnp.floating):
-        raise ValueError(f"loss must be one float, got {loss.dtype}{list(loss.shape)}")
-    before = jax.tree_util.tree_leaves_with_path(state)
-    for (path, a), b in zip(before, jax.tree.leaves(after), strict=True):
-        if (a.shape, a.dtype) != (b.shape, b.dtype):
-            where = jax.tree_util.keystr(path)
-            raise ValueError(
-                f"state{where} must keep its shape and type in a step, got {a.dtype}{list(a.shape)}, "
-                f"then {b.dtype}{list(b.shape)}"
-            )
-
-
-def memory_there() -> int:
-    """Bytes of memory of all devices together; of the machine where the devices are its CPU."""
-    limits = [(device.memory_stats() or {}).get("bytes_limit", 0) for device in jax.local_devices()]
-    return sum(limits) or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def check_gradient(estimator: GradientEstimator, lopt: LearnedOptimizer, data: Any) -> None:
-    """Refuses, by shapes alone, an estimator whose gradient is not like theta, or that no memory can hold.
-
-    Raises:
-      ValueError: what is wrong.
-    """
-    key = jax.random.key(0)
-    theta = jax.eval_shape(lopt.init, key)
-    state = jax.eval_shape(estimator.init, theta, key)
-    needed, there = sum(4 * math.prod(x.shape) for x in jax.tree.leaves((theta, state))), memory_there()
-    if needed > there * jax.process_count():
-        raise ValueError(
-            f"the state of {estimator.num_particles} particles and theta would take {needed / 2**30:,.0f} GiB "
-            f"of {there / 2**30:,.0f} GiB of memory: use fewer particles or a smaller task"
-        )
-    estimate, _ = jax.eval_shape(estimator.estimate, theta, state, key, data)
-    there = dict(jax.tree_util.tree_leaves_with_path(estimate.grad))
-    for path, leaf in jax.tree_util.tree_leaves_with_path(theta):
-        grad, where = there.pop(path, None), jax.tree_util.keystr(path)
-        if grad is None or (grad.shape, grad.dtype) != (leaf.shape, leaf.dtype):
-            got = "nothing" if grad is None else f"{grad.dtype}{list(grad.shape)}"
-            raise ValueError(f"grad{where} must be like theta, {leaf.dtype}{list(leaf.shape)}, got {got}")
-    if there:
-        raise ValueError(f"grad must be like theta, which has no {jax.tree_util.keystr(next(iter(there)))}")
 
 
 def call_length(config: RunConfig) -> int:

@@ -11,8 +11,9 @@ from meta_train.core.system import UnrolledSystem
 from meta_train.errors import ConfigError
 from meta_train.estimators import GradientEstimator, pes
 from meta_train.inner import inner_training
-from meta_train.run.experiment import assemble, call_length, check_gradient, check_system
+from meta_train.run.experiment import assemble, call_length
 from meta_train.run.forecast import forecast, tree_bytes
+from meta_train.run.shapes import check_gradient, check_system
 from tasks.families import quadratic
 
 CONFIG = {

@@ -14,7 +14,7 @@ from meta_train.inner import inner_training
 from meta_train.run.experiment import assemble, call_length
 from meta_train.run.forecast import forecast, tree_bytes
 from meta_train.run.shapes import check_gradient, check_system
-from tasks.families import quadratic
+from tasks.families.quadratic import quadratic
 
 CONFIG = {
     "outer_steps": 60,

@@ -57,13 +57,6 @@ def wandb_writer(
         os.environ.setdefault("WANDB_CACHE_DIR", str(folder / "wandb" / "cache"))
         import wandb
 
-        settings = wandb.Settings(
-            init_timeout=_PATIENCE,
-            login_timeout=_PATIENCE,
-            finish_timeout=_PATIENCE,
-            console="off",  # it would take stdout from the progress bar
-            silent=True,  # and without it, two waits for the server instead of one
-        )
         return wandb.init(
             mode=mode,
             project=project,
@@ -74,7 +67,7 @@ def wandb_writer(
             id=run_id,
             resume="allow" if run_id else None,
             reinit="create_new",  # never the run that the calling program may have open
-            settings=settings,
+            settings=_settings(wandb),
         )
 
     try:
@@ -118,6 +111,16 @@ def _writer(run: Any, warn: Callable[[str], None]) -> Writer:
         guarded(run.finish)
 
     return Writer(write, close, run.id)
+
+
+def _settings(wandb: Any) -> Any:
+    return wandb.Settings(
+        init_timeout=_PATIENCE,
+        login_timeout=_PATIENCE,
+        finish_timeout=_PATIENCE,
+        console="off",  # it would take stdout from the progress bar
+        silent=True,  # and without it, two waits for the server instead of one
+    )
 
 
 def _nothing() -> Writer:

@@ -6,6 +6,7 @@ dates are text. Every size is bounded, so that no file can take long or much mem
 """
 
 import copy
+import errno
 import io
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -180,6 +181,8 @@ def read(path: str | Path) -> dict[str, Any]:
       ConfigError: no such file, not text, too long, not YAML, empty, not a mapping.
     """
     try:
+        if Path(path).exists() and not Path(path).is_file():  # a FIFO would be waited for
+            raise OSError(errno.EINVAL, "it is not a regular file")
         with open(path, "rb") as file:
             content = file.read(MOST_BYTES + 1)
         if len(content) > MOST_BYTES:

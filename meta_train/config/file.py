@@ -181,7 +181,7 @@ def read(path: str | Path) -> dict[str, Any]:
       ConfigError: no such file, not text, too long, not YAML, empty, not a mapping.
     """
     try:
-        if Path(path).exists() and not Path(path).is_file():  # a FIFO would be waited for
+        if Path(path).is_fifo() or Path(path).is_char_device():  # these would be waited for
             raise OSError(errno.EINVAL, "it is not a regular file")
         with open(path, "rb") as file:
             content = file.read(MOST_BYTES + 1)

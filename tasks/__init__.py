@@ -1,5 +1,6 @@
 """Inner problems for meta-training: task families, the data they use, and frozen evaluation rings."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -36,7 +37,7 @@ from tasks.families.tabular_mlp import tabular_mlp
 from tasks.families.teacher_mlp import teacher_mlp
 from tasks.families.transformer_lm import transformer_lm
 from tasks.families.variational_regression import variational_regression
-from tasks.named import NAMED, expand
+from tasks.named import NAMED, canonical, expand
 
 TASKS: dict[str, Callable[..., TaskFamily]] = {
     "char_rnn": char_rnn,
@@ -90,6 +91,25 @@ def make(spec: Mapping[str, Any]) -> TaskFamily:
     return augment(family, augmentations)
 
 
+def name_of(spec: Mapping[str, Any], default: str) -> str:
+    """The named task that an expanded spec is, defaults spelt out or not; the default if it is none.
+
+    The keys that are no options of its family, such as its weight and label in a config, do not count.
+    """
+
+    def full(spec):
+        options = inspect.signature(TASKS[spec["name"]]).parameters
+        found = {key: spec.get(key, option.default) for key, option in options.items()}
+        return canonical(found | {"name": spec["name"], "augment": spec.get("augment") or ()})
+
+    if spec["name"] not in TASKS:
+        return default
+    same = [
+        name for name, named in NAMED.items() if named["name"] == spec["name"] and full(named) == full(spec)
+    ]
+    return same[0] if same else default
+
+
 __all__ = [
     "AUGMENTATIONS",
     "NAMED",
@@ -101,4 +121,5 @@ __all__ = [
     "expand",
     "fixed",
     "make",
+    "name_of",
 ]

@@ -111,3 +111,10 @@ def expand(spec: Mapping[str, Any]) -> dict[str, Any]:
     """The spec with a named task replaced by its family and options; options of the spec prevail."""
     named = NAMED.get(spec.get("name", ""))
     return dict(spec) if named is None else {**named, **{k: v for k, v in spec.items() if k != "name"}}
+
+
+def canonical(value: Any) -> Any:
+    """A spec as JSON holds it: lists for tuples."""
+    if isinstance(value, Mapping):
+        return {key: canonical(item) for key, item in value.items()}
+    return [canonical(item) for item in value] if isinstance(value, (tuple, list)) else value

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tasks.data.loaders import RESERVED_ROWS, RESERVED_SEEDS
+from tasks.named import canonical
 
 VERSION = 1  # of every ring: a ring that is added changes no other
 RESERVED_CHARACTERS = 200_000  # `pydoc` from this character on is for evaluation only
@@ -154,15 +155,9 @@ def overlap(spec: Mapping[str, Any]) -> str | None:
         free = FREE.get(base)
         if free is not None and (not stop.isdecimal() or int(stop) > free):
             return f"{name!r} holds rows reserved for evaluation; use '{base}[:{free}]'"
-    plain = _canonical(spec)
+    plain = canonical(spec)
     for ring, members in RINGS.items():
         for name, held_out in members.items():
-            if plain == _canonical(held_out):
+            if plain == canonical(held_out):
                 return f"it is task {name!r} of evaluation ring {ring!r}"
     return None
-
-
-def _canonical(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _canonical(item) for key, item in value.items()}
-    return [_canonical(item) for item in value] if isinstance(value, (tuple, list)) else value

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from learned_opt.artefact.reading import FileError, read_bytes
-from meta_train.cli.sources import open_source, tasks_and_settings
+from meta_train.cli.sources import learned_rival, open_source, tasks_and_settings
 from meta_train.errors import RunError
 from meta_train.evaluation import document as document_lib
 from meta_train.evaluation.evaluate import evaluate
@@ -17,6 +17,7 @@ from meta_train.evaluation.page import evaluation_page
 from meta_train.evaluation.picture import curves_png, scores_png
 from meta_train.evaluation.report import print_report
 from meta_train.evaluation.results import Evaluation
+from meta_train.evaluation.tables import best_rivals
 
 
 def evaluate_source(
@@ -46,13 +47,22 @@ def evaluate_source(
       ConfigError, RunError, ArtefactError: in one line, before anything is trained; or a file that
         cannot be written.
     """
+    options = dict(options or {})
+    named = options.get("rivals")
+    found = {name: learned_rival(name) for name in named or ()}
+    others = [rival for rival in found.values() if rival is not None]
+    if named is not None:
+        options["rivals"] = [name for name in named if found[name] is None]
     source = open_source(text, warn, last=last)
-    tasks, settings, about_tasks = tasks_and_settings(source, rings, options or {})
+    tasks, settings, about_tasks = tasks_and_settings(source, rings, options)
     out = source.out if out is None else out
     refuse_foreign(out, json_file)
-    contestant = source.contestant(settings.trials)
+    contestant = source.contestant(settings)
+    for line in source.what.get("warnings", ()):
+        warn(line)
     with progress_bar() as progress:
-        result = evaluate(contestant, tasks, settings, cache=cache, progress=progress)
+        result = evaluate(contestant, tasks, settings, learned_rivals=others, cache=cache, progress=progress)
+    about_tasks["learned_rivals"] = [rival.name for rival in others]
     doc = document_lib.document(result, name=source.name, **source.what, **about_tasks)
     print_report(doc)
     for path in write(result, doc, out, json_file):
@@ -86,7 +96,7 @@ def write(
     Raises:
       RunError: a file that cannot be written.
     """
-    title = f"{doc['name']}, step speed-up {doc['speed_up']['mean']:.2f}"
+    title = f"{doc['name']}: step speed-up over Adam {doc['speed_up']['mean']:.2f}, {best_rivals(doc)}"
     drawn = curves_png(evaluation, title)
     scores = scores_png(doc, title)
     page = evaluation_page(doc, {"Speed-ups": scores, "Training curves": drawn})

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import learned_opt
-from learned_opt import LearnedOptimizer
+from learned_opt import LearnedOptimizer, importers
 from learned_opt.artefact.format import WEIGHTS
+from meta_train.config.file import override
 from meta_train.config.schema import RunConfig
 from meta_train.errors import ConfigError, Problem, RunError, nearest
 from meta_train.evaluation.optimizers import Contestant, hand_designed, learned
@@ -18,8 +19,9 @@ from meta_train.population.run import load_config as load_population
 from meta_train.run.directory import CONFIG, load_config, load_trained
 from meta_train.run.experiment import held_out_families
 from meta_train.run.train import set_up_jax
-from tasks import make
-from tasks.rings import RINGS, VERSION
+from tasks import NAMED, make, name_of
+from tasks.named import canonical
+from tasks.rings import HORIZONS, RINGS, VERSION
 
 OPTAX, PRETRAINED, HUB = "optax:", "pretrained:", "hub:"
 DEFAULT_RINGS = "A+B"
@@ -33,7 +35,7 @@ class Source(NamedTuple):
       name: short, for tables and file names.
       out: directory of the results, where none is asked for.
       what: where it comes from, as JSON values for the results.
-      contestant: `(trials) -> Contestant`; only now is theta read.
+      contestant: `(settings) -> Contestant`; only now is theta read.
       settings: keyword arguments of `Settings` that it suggests.
       tasks: its own tasks; None for rings.
     """
@@ -41,7 +43,7 @@ class Source(NamedTuple):
     name: str
     out: Path
     what: dict[str, Any]
-    contestant: Callable[[int], Contestant]
+    contestant: Callable[[Settings], Contestant]
     settings: dict[str, Any]
     tasks: Callable[[], dict[str, HeldOut]] | None = None
 
@@ -80,24 +82,69 @@ def open_source(text: str, warn: Callable[[str], None] = print, *, last: bool = 
     )
 
 
-def held_out(rings: str) -> dict[str, HeldOut]:
-    """The tasks of rings, "A" or "A+B".
+def held_out(text: str) -> dict[str, HeldOut]:
+    """The tasks of rings, of one ring's members, and named tasks: "A", "A+B", "lm_1e4+wine_mlp".
 
     Raises:
-      ConfigError: a ring that there is not.
+      ConfigError: a ring or task that does not exist.
     """
-    names = list(dict.fromkeys(rings.split("+")))
-    unknown = [name for name in names if name not in RINGS]
+    members = {label: (ring, spec) for ring, specs in RINGS.items() for label, spec in specs.items()}
+    chosen, unknown = {}, []
+    for name in dict.fromkeys(text.split("+")):
+        if name in RINGS:
+            chosen |= {label: (name, spec) for label, spec in RINGS[name].items()}
+        elif name in members:
+            chosen[name] = members[name]
+        elif name in NAMED:
+            chosen[name] = "", {"name": name}
+        else:
+            unknown.append(name)
     if unknown:
-        raise ConfigError([Problem("tasks", "no such ring", name, nearest(name, RINGS)) for name in unknown])
-    return {label: HeldOut(make(spec), name) for name in names for label, spec in RINGS[name].items()}
+        every = *RINGS, *members
+        problems = [Problem("tasks", "no such ring or task", n, nearest(n, every, NAMED)) for n in unknown]
+        raise ConfigError(problems)
+    return {label: HeldOut(make(spec), ring) for label, (ring, spec) in chosen.items()}
+
+
+def learned_rival(text: str) -> Contestant | None:
+    """A learned optimizer as a rival, as it is; None for the name of a hand-designed one.
+
+    Args:
+      text: "pretrained:NAME", "hub:USER/NAME", the directory of an artefact, or a file of another codebase's
+        weights, for instance Celo's `theta.state`, as "PATH?optimizer=celo&key=value": what
+        `meta-train import` takes.
+
+    Raises:
+      ConfigError: a setting that the file needs, or does not know.
+      ArtefactError: nothing that can be read.
+    """
+    path, _, query = text.partition("?")
+    if not (text.startswith((PRETRAINED, HUB)) or "/" in path or Path(path).exists()):
+        return None
+    if text.startswith((PRETRAINED, HUB)) or (Path(path) / WEIGHTS).is_file():
+        found = learned_opt.read(path)
+        return learned(text, found.lopt, found.theta, told=())
+    settings, problems = override({}, query.split("&") if query else [], lambda *_: None)
+    try:
+        if problems:
+            raise ConfigError(problems)
+        foreign = importers.read(path, **settings)
+    except importers.SettingProblem as error:
+        raise ConfigError([Problem("rivals", f"{path}: {error}", hint(text))]) from error
+    lopt = learned_opt.LEARNED_OPTIMIZERS[foreign.name](**foreign.options)
+    return learned(text, lopt, foreign.theta, told=())
+
+
+def hint(text: str) -> str:
+    """A rival's text with a setting, for messages."""
+    return text if "?" in text else f"{text}?optimizer=celo"
 
 
 def make_settings(**options: Any) -> Settings:
     """`Settings` of the options that are not None, the horizons sorted.
 
     Raises:
-      ConfigError: settings that contradict each other, a rival that there is not.
+      ConfigError: settings that contradict each other, a rival that does not exist.
     """
     options = {key: value for key, value in options.items() if value is not None}
     if "horizons" in options:
@@ -111,18 +158,15 @@ def make_settings(**options: Any) -> Settings:
 
 
 def _of_optax(text: str) -> Source:
-    name, at, rate = text.removeprefix(OPTAX).partition("@")
     try:
-        learning_rate = float(rate) if at else None
-        if learning_rate is not None and not 0 < learning_rate < float("inf"):
-            raise ValueError(f"the learning rate must be > 0 and finite, got {rate}")
-        contestant = hand_designed(name, learning_rate)
+        hand_designed(text.removeprefix(OPTAX))
     except ValueError as error:
-        message = (
-            str(error) if "float" not in str(error) else f"the learning rate must be a number, got {rate!r}"
-        )
-        raise ConfigError([Problem("source", message, text)]) from error
-    return Source(text, EVALUATIONS / text.replace(":", "_"), {"source": text}, lambda trials: contestant, {})
+        raise ConfigError([Problem("source", str(error), text)]) from error
+
+    def contestant(settings: Settings) -> Contestant:
+        return hand_designed(text.removeprefix(OPTAX), settings=settings)
+
+    return Source(text, EVALUATIONS / text.replace(":", "_"), {"source": text}, contestant, {})
 
 
 def _of_artefact(text: str, name: str) -> Source:
@@ -137,9 +181,11 @@ def _of_artefact(text: str, name: str) -> Source:
         "provenance": found.provenance,
         "trained_for": None if horizon is None else f"{horizon} steps",
     }
-    return Source(
-        name, EVALUATIONS / name, what, lambda trials: learned(name, found.lopt, found.theta, trials), {}
-    )
+
+    def contestant(settings: Settings) -> Contestant:
+        return learned(name, found.lopt, found.theta, settings.trials)
+
+    return Source(name, EVALUATIONS / name, what, contestant, {})
 
 
 def _of_run(directory: Path, warn: Callable[[str], None], last: bool) -> Source:
@@ -167,8 +213,8 @@ def _of_training(
     return Source(
         name,
         directory,
-        {"run": str(directory)} | what | {"trained_for": trained_for},
-        lambda trials: learned(name, lopt, theta, trials),
+        {"run": str(directory)} | what | {"trained_for": trained_for, "warnings": _trained_on(config)},
+        lambda settings: learned(name, lopt, theta, settings.trials),
         {
             "horizons": config.evaluation.horizons,
             "num_seeds": config.evaluation.num_seeds,
@@ -178,13 +224,31 @@ def _of_training(
     )
 
 
+def _trained_on(config: RunConfig) -> list[str]:
+    """A warning for each task of the config's evaluation that it also trains or selects on."""
+    if isinstance(config.evaluation.tasks, str):
+        return []
+    used = {"trained": [task.spec for task in config.tasks], "selected": config.selection.tasks}
+    return [
+        f"{name_of(spec, spec['name'])} is not held out: the optimizer was {how} on it"
+        for spec in config.evaluation.tasks
+        for how, specs in used.items()
+        if _plain(spec) in map(_plain, specs)
+    ]
+
+
+def _plain(spec: Mapping[str, Any]) -> Any:
+    return canonical({key: value for key, value in spec.items() if key != "augment"})
+
+
 def tasks_and_settings(
     source: Source, rings: str | None, options: Mapping[str, Any]
 ) -> tuple[dict[str, HeldOut], Settings, dict[str, Any]]:
     """The tasks to evaluate on, the settings, and what the results say about the tasks.
 
     A run without rings is evaluated on what its own config names, against Adam, without the search at equal
-    budget: what a quick look at a run needs. Anything else has rings A and B and the standard rivals.
+    budget: what a quick look at a run needs. Anything else has rings A and B and the standard rivals. The
+    ladder, rings L and XL, has horizons of its own, and Adam's archive is no longer than they are.
 
     Args:
       source: from `open_source`.
@@ -199,5 +263,9 @@ def tasks_and_settings(
         settings = make_settings(**{"rivals": ADAMS, "trials": 1} | source.settings | given)
         return source.tasks(), settings, {"tasks": "its own"}
     rings = rings or DEFAULT_RINGS
-    settings = make_settings(**given)
-    return held_out(rings), settings, {"tasks": rings, "rings_version": VERSION}
+    tasks = held_out(rings)
+    of_rings = {task.ring for task in tasks.values()}
+    if of_rings <= HORIZONS.keys():
+        horizons = given.get("horizons") or sorted({h for ring in of_rings for h in HORIZONS[ring]})
+        given = {"horizons": horizons, "archive_steps": max(horizons), "num_tuning_seeds": 1} | given
+    return tasks, make_settings(**given), {"tasks": rings, "rings_version": VERSION}

@@ -17,18 +17,31 @@ from meta_train.evaluation.measure import Grid
 from meta_train.evaluation.optimizers import Contestant
 from meta_train.evaluation.protocol import ADAM, Settings
 from meta_train.evaluation.scores import Draws, loss_ratio, mean_over_seeds, step_speed_up
+from meta_train.evaluation.target import Target, to_target
 
 PER_TASK, SINGLE, BUDGET = "per_task_tuned", "single_setting", "equal_budget"
 COMPARISONS = PER_TASK, SINGLE, BUDGET
-SPEED_UP, WALL_CLOCK, LOSS, VALID = "speed_up", "wall_clock_speed_up", "loss_ratio", "valid_ratio"
-BEST = "best"  # of the rivals, chosen like every setting on the tuning seeds
+SPEED_UP, WALL_CLOCK = "speed_up", "wall_clock_speed_up"
+TARGET, TARGET_CLOCK = "to_target", "wall_clock_to_target"
+LOSS, VALID, BEST_VALID, TEST = "loss_ratio", "valid_ratio", "best_valid_ratio", "test_ratio"
+RATIOS = {"loss": LOSS, "valid": VALID, "best": BEST_VALID, "test": TEST}  # field of a Table -> metric
+BEST, BEST_UNTUNED = "best", "best_untuned"  # of the rivals, chosen like every setting on the tuning seeds
 
 
 class Table(NamedTuple):
-    """Final losses of a grid: f64[M, L, S], lower is better; the first seeds are the tuning seeds."""
+    """Final losses of a grid: f64[M, L, S], lower is better; the first seeds are the tuning seeds.
+
+    Attributes:
+      loss: training loss, the mean of the last steps.
+      valid: validation loss at the end.
+      best: the least validation loss up to then.
+      test: test loss at the end.
+    """
 
     loss: np.ndarray
     valid: np.ndarray
+    best: np.ndarray
+    test: np.ndarray
 
 
 class Chosen(NamedTuple):
@@ -39,11 +52,18 @@ class Chosen(NamedTuple):
 
 
 class Side(NamedTuple):
-    """One contestant in one comparison on one task: its choice, and its losses on the evaluation seeds."""
+    """One contestant in one comparison on one task: its choice, and its losses on the evaluation seeds.
+
+    Attributes:
+      chosen: its settings.
+      losses: f64[M, S] each; the setting of the training loss is that of `chosen.loss`, else of
+        `chosen.valid`.
+      curves: f32[S, horizon] at each horizon, the training losses of `chosen.loss`.
+    """
 
     chosen: Chosen
-    loss: np.ndarray  # f64[M, S]
-    valid: np.ndarray  # f64[M, S]
+    losses: Table
+    curves: tuple[np.ndarray, ...]
 
 
 class Comparison(NamedTuple):
@@ -51,18 +71,23 @@ class Comparison(NamedTuple):
 
     Attributes:
       subject: the optimizer under test.
-      rivals: name -> each rival; "best" is the best of them.
+      rivals: name -> each rival; "best" is the best of them, "best_untuned" the best one without any tuning.
       best: name of the best rival by training loss at each horizon.
-      metrics: metric -> f64[B + 1, M]: "speed_up", "wall_clock_speed_up", and "loss_ratio/RIVAL",
-        "valid_ratio/RIVAL" for each rival.
+      best_valid: the same by validation loss.
+      metrics: metric -> f64[B + 1, M]: "speed_up", "wall_clock_speed_up", and for each rival
+        "loss_ratio/RIVAL", "valid_ratio/RIVAL", "best_valid_ratio/RIVAL", "test_ratio/RIVAL" and
+        "to_target/RIVAL".
       censored: bool[M]: Adam never got to the optimizer's loss: the speed-up is a lower bound.
+      targets: rival -> `Target` at each horizon.
     """
 
     subject: Side
     rivals: dict[str, Side]
     best: tuple[str, ...]
+    best_valid: tuple[str, ...]
     metrics: dict[str, np.ndarray]
     censored: np.ndarray
+    targets: dict[str, tuple[Target, ...]]
 
 
 def table(grid: Grid, settings: Settings, num_settings: int) -> Table:
@@ -71,12 +96,15 @@ def table(grid: Grid, settings: Settings, num_settings: int) -> Table:
         final_loss(grid.train(m, h)[:num_settings], settings.final_steps)
         for m, h in enumerate(settings.horizons)
     ]
-    return Table(np.array(loss), np.moveaxis(np.asarray(grid.valid[:num_settings], np.float64), -1, 0))
+    others = (grid.valid, grid.best, grid.test)
+    return Table(
+        np.array(loss), *(np.moveaxis(np.asarray(x[:num_settings], np.float64), -1, 0) for x in others)
+    )
 
 
 def tuned(found: Table, num_tuning: int) -> Chosen:
     """The setting with the lowest mean loss on the tuning seeds, for each horizon."""
-    return Chosen(*(_tuning_means(x, num_tuning).argmin(1) for x in found))
+    return Chosen(*(tuning_means(x, num_tuning).argmin(1) for x in found[:2]))
 
 
 def single(found: Sequence[Table], num_tuning: int) -> Chosen:
@@ -84,8 +112,8 @@ def single(found: Sequence[Table], num_tuning: int) -> Chosen:
     to the best setting of each task and horizon; a failure counts as a ratio of 1000."""
     horizons = found[0].loss.shape[0]
     chosen = []
-    for losses in zip(*found, strict=True):
-        means = np.concatenate([_tuning_means(x, num_tuning) for x in losses])  # [tasks * M, L]
+    for losses in zip(*(one[:2] for one in found), strict=True):
+        means = np.concatenate([tuning_means(x, num_tuning) for x in losses])  # [tasks * M, L]
         ratios = loss_ratio(means, means.min(1, keepdims=True))
         usable = ~np.isnan(ratios).any(1) & np.isfinite(means.min(1))
         total = np.log(ratios[usable]).sum(0) if usable.any() else np.zeros(means.shape[1])
@@ -119,7 +147,7 @@ def compare(
     reference: np.ndarray,
     settings: Settings,
     drawn: Draws,
-    time_ratio: float,
+    time_ratios: Mapping[str, float],
 ) -> Comparison:
     """One comparison on one task.
 
@@ -130,29 +158,44 @@ def compare(
       reference: f64[S, steps], Adam's archive.
       settings: horizons and seeds.
       drawn: the bootstrap.
-      time_ratio: seconds of a step with Adam over those with the subject; NaN if not measured.
+      time_ratios: rival -> seconds of its step over those of the subject; of Adam, and of others that were
+        timed.
     """
     contestant, grid = subject
     n, count = settings.num_tuning_seeds, len(contestant.values)
-    own = _side(table(grid, settings, count), choices[0], n)
+    own = _side(grid, table(grid, settings, count), choices[0], settings)
     tables = {name: table(g, settings, len(g.valid)) for name, g in rivals.items()}
-    sides = {name: _side(tables[name], choices[1][name], n) for name in rivals}
-    sides[BEST], best = _best(tables, choices[1], sides, n)
-    metrics = {}
+    sides = {name: _side(g, tables[name], choices[1][name], settings) for name, g in rivals.items()}
+    untuned = [name for name, g in rivals.items() if len(g.valid) == 1]
+    best = _best(list(rivals), tables, sides, n)
+    sides[BEST] = best[2]
+    if untuned:
+        sides[BEST_UNTUNED] = _best(untuned, tables, sides, n)[2]
+    metrics, targets = {}, {}
     for name, side in sides.items():
-        for metric, a, b in ((LOSS, own.loss, side.loss), (VALID, own.valid, side.valid)):
-            means = (mean_over_seeds(x, drawn.weights) for x in (a, b))
-            metrics[f"{metric}/{name}"] = loss_ratio(*means).T
+        for field, metric in RATIOS.items():
+            pair = (getattr(s.losses, field) for s in (own, side))
+            metrics[f"{metric}/{name}"] = loss_ratio(*(mean_over_seeds(x, drawn.weights) for x in pair)).T
+        found = [
+            to_target(a, b, drawn.weights, settings.final_steps)
+            for a, b in zip(own.curves, side.curves, strict=True)
+        ]
+        targets[name] = tuple(target for _, target in found)
+        metrics[f"{TARGET}/{name}"] = np.array([ratio for ratio, _ in found]).T
     steps = mean_over_seeds(reference.T, drawn.weights).T
     ups, censored = [], []
     for m, horizon in enumerate(settings.horizons):
-        last = smooth(grid.train(m, horizon)[own.chosen.loss[m], n:], settings.smoothing)[:, -1]
+        last = smooth(own.curves[m], settings.smoothing)[:, -1]
         up, beyond = step_speed_up(mean_over_seeds(last, drawn.weights), steps, horizon)
         ups.append(up)
         censored.append(beyond[0])
     metrics[SPEED_UP] = np.array(ups).T
-    metrics[WALL_CLOCK] = metrics[SPEED_UP] * time_ratio
-    return Comparison(own, sides, best, metrics, np.array(censored))
+    metrics[WALL_CLOCK] = metrics[SPEED_UP] * time_ratios[ADAM]
+    for name, ratio in time_ratios.items():
+        metrics[f"{TARGET_CLOCK}/{name}"] = metrics[f"{TARGET}/{name}"] * ratio
+    ratios = [time_ratios.get(name, np.nan) for name in best[0]]
+    metrics[f"{TARGET_CLOCK}/{BEST}"] = metrics[f"{TARGET}/{BEST}"] * ratios
+    return Comparison(own, sides, best[0], best[1], metrics, np.array(censored), targets)
 
 
 def wrong_horizons(contestant: Contestant, grid: Grid, settings: Settings) -> dict[float, np.ndarray]:
@@ -165,33 +208,41 @@ def wrong_horizons(contestant: Contestant, grid: Grid, settings: Settings) -> di
     }
 
 
-def _side(found: Table, chosen: Chosen, num_tuning: int) -> Side:
-    at = np.arange(len(chosen.loss))
-    return Side(chosen, found.loss[at, chosen.loss, num_tuning:], found.valid[at, chosen.valid, num_tuning:])
+def _side(grid: Grid, found: Table, chosen: Chosen, settings: Settings) -> Side:
+    at, n = np.arange(len(chosen.loss)), settings.num_tuning_seeds
+    by = chosen.loss, *[chosen.valid] * 3
+    curves = (grid.train(m, h)[chosen.loss[m], n:] for m, h in enumerate(settings.horizons))
+    return Side(chosen, Table(*(x[at, i, n:] for x, i in zip(found, by, strict=True))), tuple(curves))
 
 
 def _best(
-    tables: Mapping[str, Table], chosen: Mapping[str, Chosen], sides: Mapping[str, Side], num_tuning: int
-) -> tuple[Side, tuple[str, ...]]:
-    """The rival with the lowest loss on the tuning seeds at each horizon, and by training loss its name."""
-    names, at = list(tables), np.arange(len(chosen[ADAM].loss))
-    measured, who = [], []
+    names: Sequence[str], tables: Mapping[str, Table], sides: Mapping[str, Side], num_tuning: int
+) -> tuple[tuple[str, ...], tuple[str, ...], Side]:
+    """At each horizon, the rivals that are best by training and by validation loss on the tuning seeds."""
+    who: list[list[Side]] = []
     for field in ("loss", "valid"):
-        means = [
-            _tuning_means(getattr(tables[name], field), num_tuning)[at, getattr(chosen[name], field)]
-            for name in names
-        ]
-        best = np.argmin(means, axis=0)
-        who.append(best)
-        measured.append(np.array([getattr(sides[names[i]], field)[m] for m, i in enumerate(best)]))
-    picked = [
-        np.array([getattr(chosen[names[i]], f)[m] for m, i in enumerate(w)])
-        for f, w in zip(("loss", "valid"), who, strict=True)
-    ]
-    return Side(Chosen(*picked), *measured), tuple(names[i] for i in who[0])
+        means = []
+        for name in names:
+            side, found = sides[name], tables[name]
+            chosen = getattr(side.chosen, field)
+            losses = tuning_means(getattr(found, field), num_tuning)
+            means.append(losses[np.arange(len(chosen)), chosen])
+        who.append([sides[names[int(i)]] for i in np.argmin(means, axis=0)])
+    by_loss, by_valid = who
+    chosen = (
+        np.array([getattr(s.chosen, f)[m] for m, s in enumerate(w)])
+        for f, w in (("loss", by_loss), ("valid", by_valid))
+    )
+    losses = (
+        np.array([getattr(s.losses, f)[m] for m, s in enumerate(by_loss if f == "loss" else by_valid)])
+        for f in Table._fields
+    )
+    curves = tuple(s.curves[m] for m, s in enumerate(by_loss))
+    best = [tuple(str(next(n for n in names if sides[n] is s)) for s in w) for w in who]
+    return best[0], best[1], Side(Chosen(*chosen), Table(*losses), curves)
 
 
-def _tuning_means(losses: np.ndarray, num_tuning: int) -> np.ndarray:
+def tuning_means(losses: np.ndarray, num_tuning: int) -> np.ndarray:
     """f64[M, L]; NaN (no validation split) counts as +inf."""
     means = losses[..., :num_tuning].mean(-1)
     return np.where(np.isnan(means), np.inf, means)

@@ -6,16 +6,32 @@ import io
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import BaseModel, Field, Strict, ValidationError, model_validator
 
 from learned_opt.artefact.reading import FileError, one_line, read_json
 from meta_train.errors import RunError
-from meta_train.evaluation.compare import LOSS, PER_TASK, SPEED_UP, VALID, WALL_CLOCK
+from meta_train.evaluation.compare import (
+    BEST,
+    BEST_VALID,
+    LOSS,
+    PER_TASK,
+    SPEED_UP,
+    TARGET,
+    TARGET_CLOCK,
+    TEST,
+    VALID,
+    WALL_CLOCK,
+)
+from meta_train.evaluation.protocol import ADAM
 from meta_train.evaluation.results import ALL, LEARNED, Evaluation
 
-FORMAT, VERSION = "meta-train/evaluation", 2
+# Settings that evaluations must share for their numbers to compare.
+ALIKE = ("horizons", "num_seeds", "num_tuning_seeds", "archive_steps", "smoothing", "final_steps", "seed")
+ALIKE += ("rivals", "rates", "tune_decay")
+FORMAT, VERSION = "meta-train/evaluation", 3
 CSV_HEAD = "name,task,ring,horizon,comparison,"  # how every CSV file begins
 TITLES = {
     "per_task_tuned": "against rivals tuned for each task and horizon",
@@ -34,73 +50,40 @@ def document(evaluation: Evaluation, **what: Any) -> dict[str, Any]:
     headline = evaluation.scores[ALL][PER_TASK][SPEED_UP]
     mean = headline.geometric_mean
     cells = [
-        {key: value for key, value in cell._asdict().items() if key != "train"}
-        | {"outcomes": {name: outcome._asdict() for name, outcome in cell.outcomes.items()}}
-        for cell in evaluation.cells
+        {key: value for key, value in cell._asdict().items() if key != "train"} for cell in evaluation.cells
     ]
-    scores = {
-        group: {
-            name: {
-                metric: score._asdict()
-                | {key: getattr(score, key)._asdict() for key in ("geometric_mean", "iqm", "median")}
-                for metric, score in metrics.items()
-            }
-            for name, metrics in comparisons.items()
-        }
-        for group, comparisons in evaluation.scores.items()
+    costs = [ms[LEARNED] / ms[ADAM] for ms in evaluation.ms_per_step.values()]
+    found = evaluation._asdict() | {"cells": cells, "settings": dataclasses.asdict(evaluation.settings)}
+    first = {
+        "speed_up": {"mean": mean.value, "low": mean.low, "high": mean.high, "worst": headline.worst},
+        "step_cost": [min(costs), max(costs)],
     }
-    return plain(
-        {"format": FORMAT, "version": VERSION}
-        | what
-        | {
-            "speed_up": {
-                "mean": mean.value,
-                "low": mean.low,
-                "high": mean.high,
-                "worst": headline.worst,
-            },
-            "divergence_rate": evaluation.divergence_rate,
-            "wrong_horizon": evaluation.wrong_horizon,
-            "ms_per_step": evaluation.ms_per_step,
-            "state_bytes_per_parameter": evaluation.state_bytes_per_parameter,
-            "single_setting": evaluation.single_setting,
-            "scores": scores,
-            "profiles": {name: found._asdict() for name, found in evaluation.profiles.items()},
-            "cells": cells,
-            "settings": dataclasses.asdict(evaluation.settings),
-            "environment": evaluation.environment,
-            "seconds": evaluation.seconds,
-            "cpu_seconds": evaluation.cpu_seconds,
-        }
-    )
+    return plain({"format": FORMAT, "version": VERSION} | what | first | found)
 
 
 def to_csv(doc: dict[str, Any]) -> str:
     """One row for each task, horizon, comparison and rival, as text with a header."""
     text = io.StringIO()
-    head = (
-        "name",
-        "task",
-        "ring",
-        "horizon",
-        "comparison",
-        "setting",
-        "rival",
-        "rival_setting",
-        "diverged_seeds",
-    )
-    head += (SPEED_UP, "speed_up_is_lower_bound", WALL_CLOCK, LOSS, VALID, "ms_per_step", "adam_ms_per_step")
+    ratios = (LOSS, VALID, BEST_VALID, TEST, TARGET)
+    head = ("name", "task", "ring", "horizon", "comparison", "setting", "rival", "rival_setting")
+    head += ("weight_decay", "diverged_seeds", SPEED_UP, "speed_up_is_lower_bound", WALL_CLOCK)
+    head += (*ratios, TARGET_CLOCK, "steps_to_target", "significant_steps_to_target")
+    head += ("ms_per_step", "adam_ms_per_step", "rival_ms_per_step")
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(head)
     for cell in doc["cells"]:
         ms = doc["ms_per_step"][cell["task"]]
         for comparison, outcome in cell["outcomes"].items():
-            for rival, ratio in outcome[LOSS].items():
+            for rival in outcome[LOSS]:
+                steps = outcome["target_steps"][rival]
                 rows.writerow(
                     (doc.get("name"), cell["task"], cell["ring"], cell["horizon"], comparison)
-                    + (outcome["setting"], rival, outcome["rival_setting"].get(rival), cell["diverged"])
-                    + (outcome[SPEED_UP], outcome["censored"], outcome[WALL_CLOCK], ratio)
-                    + (outcome[VALID][rival], ms[LEARNED], ms["adam"])
+                    + (outcome["setting"], rival, outcome["rival_setting"].get(rival))
+                    + (outcome["rival_hyper"].get(rival, {}).get("weight_decay"), cell["diverged"])
+                    + (outcome[SPEED_UP], outcome["censored"], outcome[WALL_CLOCK])
+                    + tuple(outcome[ratio][rival] for ratio in ratios)
+                    + (outcome[TARGET_CLOCK].get(rival), steps["steps"], steps["significant"])
+                    + (ms[LEARNED], ms[ADAM], ms.get(cell["best"] if rival == BEST else rival))
                 )
     return text.getvalue()
 
@@ -130,11 +113,105 @@ def read(path: Path, *, any_version: bool = False) -> dict[str, Any]:
     if found.get("version") != VERSION and not any_version:
         version = one_line(repr(found.get("version")), 40)
         raise RunError(f"{file} is of version {version} of the format, this reads {VERSION}: evaluate again")
+    try:
+        if found.get("version") == VERSION:
+            _Document.model_validate(found)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        reason = ": ".join((".".join(map(str, first["loc"])) or "the whole", first["msg"]))
+        raise RunError(f"{file} is damaged: {one_line(reason)}") from error
     return found
+
+
+Number = Annotated[float | None, Strict()]
+Ratios = dict[str, Number]
+
+
+class _Interval(BaseModel):
+    value: Number
+    low: Number
+    high: Number
+
+
+class _Score(BaseModel):
+    geometric_mean: _Interval
+    iqm: _Interval
+    median: _Interval
+    worst: Number
+    cells: int
+
+
+class _Steps(BaseModel):
+    steps: int | None
+    significant: int | None
+
+
+class _Outcome(BaseModel):
+    speed_up: float
+    censored: bool
+    wall_clock_speed_up: Number
+    loss_ratio: Ratios
+    valid_ratio: Ratios
+    to_target: Ratios
+    wall_clock_to_target: Ratios
+    target_steps: dict[str, _Steps]
+    rival_setting: dict[str, float]
+
+
+class _Cell(BaseModel):
+    task: str
+    ring: str
+    horizon: int
+    diverged: int
+    best: str
+    best_valid: str
+    loss: dict[str, list[Number]]
+    valid: dict[str, list[Number]]
+    at_grid_edge: dict[str, bool]
+    outcomes: dict[str, _Outcome]
+
+
+class _Document(BaseModel):
+    """What the tables, the page and the leaderboard need of an evaluation."""
+
+    name: str = ""
+    speed_up: dict[Literal["mean", "low", "high", "worst"], Number]
+    divergence_rate: float
+    wrong_horizon: Ratios
+    step_cost: tuple[float, float]
+    ms_per_step: dict[str, dict[str, float]]
+    state_bytes_per_parameter: dict[str, float]
+    single_setting: dict[str, float]
+    scores: dict[str, dict[str, dict[str, _Score]]]
+    cells: Annotated[list[_Cell], Field(min_length=1)]
+    settings: dict[str, Any]
+    environment: dict[str, str]
+
+    @model_validator(mode="after")
+    def _complete(self) -> "_Document":
+        metrics = dict.fromkeys((SPEED_UP, WALL_CLOCK, *(f"{m}/{BEST}" for m in (LOSS, VALID, TARGET))))
+        _require(self.scores, {group: {PER_TASK: metrics} for group in (ALL, *self.scores)}, "scores")
+        for cell in self.cells:
+            _require(cell.outcomes, {PER_TASK: None}, f"outcomes of {cell.task}")
+            _require(cell.loss, {LEARNED: None, cell.best: None}, f"losses of {cell.task}")
+            times = {cell.task: {LEARNED: None, ADAM: None}}
+            _require(self.ms_per_step, times, "ms_per_step")
+        _require(self.settings, dict.fromkeys((*ALIKE, "trials")), "settings")
+        _require(self.state_bytes_per_parameter, {LEARNED: None, ADAM: None}, "state_bytes_per_parameter")
+        return self
+
+
+def _require(found: Any, keys: dict[str, Any], where: str) -> None:
+    for key, below in keys.items():
+        if key not in found:
+            raise ValueError(f"{where} lacks {key!r}")
+        _require(found[key], below or {}, f"{where}.{key}")
 
 
 def plain(x: Any) -> Any:
     """As JSON values: text keys, lists, and None for what is not finite."""
+    if hasattr(x, "_asdict"):
+        return plain(x._asdict())
     if isinstance(x, dict):
         return {str(key): plain(value) for key, value in x.items()}
     if isinstance(x, (list, tuple)):

@@ -1,7 +1,7 @@
 """Meta-testing: an optimizer against tuned hand-designed ones on held-out tasks, by one protocol."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -10,12 +10,20 @@ import numpy as np
 from meta_train.evaluation import compare as compare_lib
 from meta_train.evaluation import scores as scores_lib
 from meta_train.evaluation import timing
-from meta_train.evaluation.compare import BEST, BUDGET, COMPARISONS, PER_TASK, SINGLE, Comparison
+from meta_train.evaluation.compare import BUDGET, COMPARISONS, PER_TASK, SINGLE, Comparison
 from meta_train.evaluation.measure import Measured, Progress, measure
 from meta_train.evaluation.optimizers import Contestant, rivals
 from meta_train.evaluation.protocol import ADAM, Settings
 from meta_train.evaluation.results import ALL, LEARNED, Cell, Evaluation, HeldOut, Outcome
 from meta_train.evaluation.scores import Draws, Score
+
+LARGER_IS_BETTER = (
+    compare_lib.SPEED_UP,
+    compare_lib.WALL_CLOCK,
+    compare_lib.TARGET,
+    compare_lib.TARGET_CLOCK,
+)
+ALSO_TIMED = ("adamw_warmup_cosine",)  # what most people use
 
 
 def evaluate(
@@ -23,6 +31,7 @@ def evaluate(
     tasks: Mapping[str, HeldOut],
     settings: Settings | None = None,
     *,
+    learned_rivals: Sequence[Contestant] = (),
     cache: Path | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -45,17 +54,19 @@ def evaluate(
       subject: the optimizer under test, from `optimizers.learned` or `optimizers.hand_designed`.
       tasks: label -> held-out task.
       settings: None for the defaults.
-      cache: directory of what the rivals did in earlier evaluations, see `measure`.
-      progress: told `(inner steps done, of how many, what was run)`.
+      learned_rivals: further rivals, besides the hand-designed ones of the settings: each with one setting.
+      cache: directory of what the contestants did in earlier evaluations, see `measure`.
+      progress: called with `(inner steps done, of how many, what was run)`.
     """
     settings = Settings() if settings is None else settings
     began, cpu = time.monotonic(), time.process_time()
     subject = subject._replace(name=LEARNED)
-    against = {c.name: c for c in rivals(settings.rivals)}
+    against = {c.name: c for c in (*rivals(settings), *learned_rivals)}
     families = {label: task.family for label, task in tasks.items()}
     measured = measure(families, [*against.values(), subject], settings, cache=cache, progress=progress)
-    ms = timing.milliseconds_per_step(families, measured.shapes, [subject, against[ADAM]])
     drawn = scores_lib.draws(settings.num_seeds, settings.seed)
+    timed = _timed(subject, against, measured, settings)
+    ms = timing.milliseconds_per_step(families, measured.shapes, timed)
     compared, singles = _comparisons(subject, against, measured, settings, drawn, ms)
     cells = tuple(
         _cell(label, tasks[label].ring, m, subject, against, measured, compared, settings)
@@ -83,6 +94,21 @@ def evaluate(
         time.process_time() - cpu,
         {"jax": jax.__version__, "backend": jax.default_backend(), "device": jax.devices()[0].device_kind},
     )
+
+
+def _timed(
+    subject: Contestant, against: Mapping[str, Contestant], measured: Measured, settings: Settings
+) -> dict[str, list[Contestant]]:
+    """Task -> whose steps are timed: the optimizer under test, Adam, and the best rival at each horizon."""
+    out, others = {}, [name for name in ALSO_TIMED if name in against]
+    for label in measured.shapes:
+        finals = {}
+        for name, rival in against.items():
+            loss = compare_lib.table(measured.grids[name][label], settings, len(rival.values)).loss
+            finals[name] = compare_lib.tuning_means(loss, settings.num_tuning_seeds).min(1)
+        best = [min(finals, key=lambda name, m=m: finals[name][m]) for m in range(len(settings.horizons))]
+        out[label] = [subject, *(against[name] for name in dict.fromkeys((ADAM, *others, *best)))]
+    return out
 
 
 def _comparisons(
@@ -128,7 +154,7 @@ def _comparisons(
                 choices[name][1],
                 settings,
                 drawn,
-                ms[label][ADAM] / ms[label][LEARNED],
+                {name: time / ms[label][LEARNED] for name, time in ms[label].items() if name != LEARNED},
             )
     singles = {name: against[name].values[int(chosen.loss[0])] for name, chosen in fixed.items()}
     return out, {LEARNED: subject.values[int(default.loss[0])], **singles}
@@ -161,9 +187,9 @@ def _all_scores(
                     _stack(found, metric)[:, :, at],
                     which,
                     drawn,
-                    larger_is_better=metric in (compare_lib.SPEED_UP, compare_lib.WALL_CLOCK),
+                    larger_is_better=metric.startswith(LARGER_IS_BETTER),
                 )
-                for metric in next(iter(found.values())).metrics
+                for metric in set.intersection(*(set(c.metrics) for c in found.values()))
             }
             for name, found in compared.items()
         }
@@ -181,25 +207,26 @@ def _cell(
     compared: Mapping[str, Mapping[str, Comparison]],
     settings: Settings,
 ) -> Cell:
-    horizon, n = settings.horizons[m], settings.num_tuning_seeds
     first = compared[PER_TASK][label]
     sides = {LEARNED: first.subject} | {name: first.rivals[name] for name in against}
-    train = {
-        name: measured.grids[name][label].train(m, horizon)[side.chosen.loss[m], n:]
-        for name, side in sides.items()
-    }
+    train = {name: side.curves[m] for name, side in sides.items()}
     wrong = compare_lib.wrong_horizons(subject, measured.grids[LEARNED][label], settings)
     return Cell(
         task=label,
         ring=ring,
-        horizon=horizon,
+        horizon=settings.horizons[m],
         diverged=int(np.isinf(train[LEARNED]).any(-1).sum()),
         best=first.best[m],
-        loss={name: side.loss[m] for name, side in sides.items()},
-        valid={name: side.valid[m] for name, side in sides.items()},
+        best_valid=first.best_valid[m],
+        loss={name: side.losses.loss[m] for name, side in sides.items()},
+        valid={name: side.losses.valid[m] for name, side in sides.items()},
+        least_valid={name: side.losses.best[m] for name, side in sides.items()},
+        test={name: side.losses.test[m] for name, side in sides.items()},
         train=train,
         at_grid_edge={
-            name: int(sides[name].chosen.loss[m]) in (0, len(c.values) - 1) for name, c in against.items()
+            name: c.values[int(sides[name].chosen.loss[m])] in (min(c.values), max(c.values))
+            for name, c in against.items()
+            if len(set(c.values)) > 1
         },
         wrong_horizon={factor: float(ratios[m]) for factor, ratios in wrong.items()},
         outcomes={name: _outcome(found[label], m, subject, against) for name, found in compared.items()},
@@ -207,15 +234,21 @@ def _cell(
 
 
 def _outcome(found: Comparison, m: int, subject: Contestant, against: Mapping[str, Contestant]) -> Outcome:
-    def ratios(metric):
-        return {name: float(found.metrics[f"{metric}/{name}"][0, m]) for name in (*against, BEST)}
+    def of_rivals(metric):
+        return {name: float(found.metrics[f"{metric}/{name}"][0, m]) for name in found.rivals}
 
+    clock = [name for name in found.rivals if f"{compare_lib.TARGET_CLOCK}/{name}" in found.metrics]
+    rows = {name: int(found.rivals[name].chosen.loss[m]) for name in against}
     return Outcome(
         speed_up=float(found.metrics[compare_lib.SPEED_UP][0, m]),
         censored=bool(found.censored[m]),
         wall_clock_speed_up=float(found.metrics[compare_lib.WALL_CLOCK][0, m]),
-        loss_ratio=ratios(compare_lib.LOSS),
-        valid_ratio=ratios(compare_lib.VALID),
+        **{metric: of_rivals(metric) for metric in (*compare_lib.RATIOS.values(), compare_lib.TARGET)},
+        wall_clock_to_target={
+            name: float(found.metrics[f"{compare_lib.TARGET_CLOCK}/{name}"][0, m]) for name in clock
+        },
+        target_steps={name: targets[m] for name, targets in found.targets.items()},
         setting=subject.values[int(found.subject.chosen.loss[m])],
-        rival_setting={name: c.values[int(found.rivals[name].chosen.loss[m])] for name, c in against.items()},
+        rival_setting={name: c.values[rows[name]] for name, c in against.items()},
+        rival_hyper={name: c.hyper[rows[name]] for name, c in against.items() if c.hyper},
     )

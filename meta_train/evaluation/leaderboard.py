@@ -10,26 +10,26 @@ import numpy as np
 
 from meta_train.errors import RunError
 from meta_train.evaluation import document as document_lib
-from meta_train.evaluation.compare import BEST, LOSS, SPEED_UP, VALID, WALL_CLOCK
-from meta_train.evaluation.document import TITLES
+from meta_train.evaluation.compare import (
+    BEST,
+    BUDGET,
+    LOSS,
+    PER_TASK,
+    SINGLE,
+    SPEED_UP,
+    TARGET,
+    VALID,
+    WALL_CLOCK,
+)
+from meta_train.evaluation.document import ALIKE, TITLES
 from meta_train.evaluation.files import replace
 from meta_train.evaluation.page import PROTOCOL, grid, image, items, page
 from meta_train.evaluation.protocol import ADAM
 from meta_train.evaluation.report import print_grid
 from meta_train.evaluation.results import ALL, LEARNED
-from meta_train.evaluation.tables import PER_TASK, Grid, interval, mean, number
+from meta_train.evaluation.tables import Grid, average, best_rivals, made, mean, number
 
-FORMAT, VERSION = "meta-train/leaderboard", 1
-ALIKE = (
-    "horizons",
-    "num_seeds",
-    "num_tuning_seeds",
-    "archive_steps",
-    "smoothing",
-    "final_steps",
-    "seed",
-    "rivals",
-)
+FORMAT, VERSION = "meta-train/leaderboard", 2
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "0.3")
 
 
@@ -46,10 +46,7 @@ def leaderboard(paths: Sequence[Path], out: Path) -> dict[str, Any]:
     Raises:
       RunError: no evaluation in a directory, two that were not made alike, a file that cannot be written.
     """
-    docs = {str(path): document_lib.read(path) for path in paths}
-    first, *others = docs
-    for other in others:
-        _check_alike(first, docs[first], other, docs[other])
+    docs = check_alike(paths)
     board = side_by_side(docs)
     print_board(board)
     picture = bars_png(board)
@@ -65,6 +62,15 @@ def leaderboard(paths: Sequence[Path], out: Path) -> dict[str, Any]:
     return board
 
 
+def check_alike(paths: Sequence[Path]) -> dict[str, dict[str, Any]]:
+    """The evaluations of these paths; RunError if one is damaged, or two were not made alike."""
+    docs = {str(path): document_lib.read(path) for path in paths}
+    first, *others = docs
+    for other in others:
+        _check_alike(first, docs[first], other, docs[other])
+    return docs
+
+
 def side_by_side(docs: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The leaderboard as JSON values: an entry for each evaluation, the largest mean speed-up first."""
     entries = [
@@ -74,6 +80,7 @@ def side_by_side(docs: dict[str, dict[str, Any]]) -> dict[str, Any]:
             "scores": doc["scores"],
             "divergence_rate": doc["divergence_rate"],
             "wrong_horizon": doc["wrong_horizon"],
+            "best_rivals": best_rivals(doc),
             "time_over_adam": _time_over_adam(doc),
             "state_bytes_per_parameter": doc["state_bytes_per_parameter"][LEARNED],
             "won": won,
@@ -91,54 +98,37 @@ def side_by_side(docs: dict[str, dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def to_grid(board: dict[str, Any]) -> Grid:
-    """A row for each entry."""
+def to_grids(board: dict[str, Any]) -> list[Grid]:
+    """Three tables with a row for each entry: the main one; groups of tasks; budgets and costs."""
     groups = [group for group in board["entries"][0]["scores"] if group != ALL]
-    head = ("optimizer", "speed-up", "IQM", "worst", *groups, "single setting", "equal budget", "wall clock")
-    head += (
-        "loss / best",
-        "valid / best",
-        "won",
-        "diverged",
-        "told x0.5",
-        "told x2",
-        "time/Adam's",
-        "bytes/param",
-    )
-    rows, good = [], []
+    main, parts, costs = [], [], []
     for entry in board["entries"]:
         found = entry["scores"][ALL]
-        first, wrong = found[PER_TASK], entry["wrong_horizon"]
-        rows.append(
-            (
-                entry["name"],
-                interval(first[SPEED_UP]["geometric_mean"]),
-                interval(first[SPEED_UP]["iqm"]),
-                number(first[SPEED_UP]["worst"]),
-                *(interval(_speed_up(entry, group, PER_TASK)) for group in groups),
-                *(
-                    interval(_speed_up(entry, ALL, name)) if name in found else "-"
-                    for name in ("single_setting", "equal_budget")
-                ),
-                interval(first[WALL_CLOCK]["geometric_mean"]),
-                interval(first[f"{LOSS}/{BEST}"]["geometric_mean"]),
-                interval(first[f"{VALID}/{BEST}"]["geometric_mean"]),
-                f"{entry['won']:.0%}",
-                f"{entry['divergence_rate']:.0%}",
-                number(wrong.get("0.5")),
-                number(wrong.get("2.0")),
-                number(entry["time_over_adam"]),
-                number(entry["state_bytes_per_parameter"]),
-            )
-        )
-        good.append(None if entry["divergence_rate"] else first[SPEED_UP]["geometric_mean"]["value"] >= 1)
-    return Grid(head, tuple(rows), (*head[:2], "worst", "diverged"), tuple(good))
+        first, wrong, name = found[PER_TASK], entry["wrong_horizon"], entry["name"]
+        diverged = f"{entry['divergence_rate']:.0%}", "lost" if entry["divergence_rate"] else ""
+        ratios = (SPEED_UP, f"{TARGET}/{BEST}", f"{LOSS}/{BEST}", f"{VALID}/{BEST}")
+        main.append([name, *(average(first, metric) for metric in ratios), f"{entry['won']:.0%}", diverged])
+        parts.append([name, *(average(entry["scores"][group][PER_TASK], SPEED_UP) for group in groups)])
+        budgets = [average(found.get(other, {}), SPEED_UP) for other in (SINGLE, BUDGET)]
+        told = f"{number(wrong.get('0.5'))}, {number(wrong.get('2.0'))}"
+        cost = number(entry["time_over_adam"]), number(entry["state_bytes_per_parameter"])
+        costs.append([name, *budgets, average(first, WALL_CLOCK), told, *cost])
+    return [
+        made(("optimizer", "over Adam", "to best's loss", *MORE), main),
+        made(("optimizer", *groups), parts),
+        made(("optimizer", "single setting", "equal budget", "clock / Adam", *COSTS), costs),
+    ]
+
+
+MORE = ("loss / best", "validation / best", "won", "diverged")
+COSTS = ("given x0.5, x2", "time / Adam's", "bytes/param")
 
 
 def print_board(board: dict[str, Any], file: IO[str] | None = None) -> None:
-    """Prints the table."""
-    print_grid(to_grid(board), file)
-    print(file=file)
+    """Prints the tables."""
+    for found in to_grids(board):
+        print_grid(found, file)
+        print(file=file)
     for line in notes(board):
         print(line, file=file)
 
@@ -146,11 +136,12 @@ def print_board(board: dict[str, Any], file: IO[str] | None = None) -> None:
 def notes(board: dict[str, Any]) -> list[str]:
     """What the columns mean."""
     return [
+        *(f"{entry['name']}: {entry['best_rivals']}" for entry in board["entries"]),
         f"{len(board['tasks'])} tasks at {', '.join(map(str, board['settings']['horizons']))} steps, "
         f"{board['settings']['num_seeds']} seeds; speed-ups and ratios: geometric mean [95% interval]",
-        f"speed-up, and all columns not named otherwise: {TITLES[PER_TASK]}",
-        "best: the best of the rivals; won: share of tasks and horizons with the lowest training loss of all "
-        "entries; told: final loss when told a wrong number of steps, over that when told the right one",
+        f"over Adam, and all columns not named otherwise: {TITLES[PER_TASK]}",
+        "won: share of tasks and horizons with the lowest training loss of all entries; "
+        "given: final loss when given a wrong number of steps, over that when given the right one",
     ]
 
 
@@ -163,10 +154,10 @@ def to_csv(board: dict[str, Any]) -> str:
         for group, comparisons in entry["scores"].items():
             for comparison, metrics in comparisons.items():
                 for metric, score in metrics.items():
-                    for average in ("geometric_mean", "iqm", "median"):
-                        found = score[average]
+                    for kind in ("geometric_mean", "iqm", "median"):
+                        found = score[kind]
                         rows.writerow(
-                            (entry["name"], group, comparison, metric, average)
+                            (entry["name"], group, comparison, metric, kind)
                             + (found["value"], found["low"], found["high"])
                         )
     return text.getvalue()
@@ -176,7 +167,7 @@ def board_page(board: dict[str, Any], picture: bytes) -> str:
     """One HTML page."""
     return page(
         "Leaderboard",
-        grid(to_grid(board)),
+        *(grid(found) for found in to_grids(board)),
         items(notes(board)),
         image(picture, "speed-ups with intervals"),
         f"<h2>How it was measured</h2><p>{PROTOCOL}</p>",
@@ -235,6 +226,9 @@ def _check_alike(a: str, one: dict[str, Any], b: str, other: dict[str, Any]) -> 
                 f"{a} and {b} were not evaluated alike: {key} is {one['settings'][key]} there, "
                 f"{other['settings'][key]} here"
             )
+    if set(one["scores"]) != set(other["scores"]):
+        odd = sorted(set(one["scores"]) ^ set(other["scores"]))[0]
+        raise RunError(f"{a} and {b} were not evaluated alike: only one of them has scores of {odd}")
     if one.get("rings_version") != other.get("rings_version"):
         raise RunError(f"{a} and {b} were evaluated on different versions of the rings: evaluate again")
 

@@ -1,9 +1,6 @@
 """All trainings of an evaluation: one program for each shape and optimizer, in threads, kept on disk."""
 
-import queue
-import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,14 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from meta_train.errors import RunError
 from meta_train.evaluation import cache as cache_lib
-from meta_train.evaluation.curves import curves, seed_keys, trainer
+from meta_train.evaluation.cache import Digests, Entries, Entry
+from meta_train.evaluation.curves import Curves, curves, seed_keys, trainer
 from meta_train.evaluation.optimizers import Contestant
 from meta_train.evaluation.protocol import ADAM, Settings
+from meta_train.evaluation.results import LEARNED
+from meta_train.evaluation.threads import Progress, counted, in_threads
 from tasks.base import TaskFamily
 
-Progress = Callable[[int, int, str], None]
 ROWS_AT_ONCE = 5  # on a CPU: about so many settings at once fit its cache
 
 
@@ -29,14 +27,26 @@ class Grid(NamedTuple):
       runs: f32[L, S, steps] of training losses: one for each horizon, or a single one whose beginnings
         are those of all horizons.
       valid: f32[L, S, M], validation losses at the M horizons.
+      best: f32[L, S, M], the least validation loss read up to there.
+      test: f32[L, S, M], test losses at the M horizons; NaN without such a split.
     """
 
     runs: tuple[np.ndarray, ...]
     valid: np.ndarray
+    best: np.ndarray
+    test: np.ndarray
 
     def train(self, m: int, horizon: int) -> np.ndarray:
         """f32[L, S, horizon]: the training losses of horizon number m."""
         return self.runs[m if len(self.runs) > 1 else 0][..., :horizon]
+
+
+class Run(NamedTuple):
+    """One length of a contestant's trainings: where it reads validation losses, and where test losses too."""
+
+    length: int
+    stops: tuple[int, ...]
+    tested: tuple[int, ...]
 
 
 class Job(NamedTuple):
@@ -70,24 +80,23 @@ def measure(
       families: label -> family.
       contestants: the optimizers.
       settings: horizons and seeds.
-      cache: directory of what hand-designed contestants did in earlier calls, made if need be; None keeps
-        nothing. A damaged entry is recomputed; one that cannot be written only warns.
-      progress: told `(inner steps done, of how many, what was run)`; what is cached is not counted.
+      cache: directory of what contestants did in earlier calls, made if need be; None keeps nothing. A
+        damaged entry is recomputed; one that cannot be written only warns.
+      progress: called with `(inner steps done, of how many, what was run)`; what is complete in the cache is
+        not counted.
 
     Raises:
       RunError: a training that the device refuses, out of memory for instance.
     """
     described = {label: cache_lib.digests(family) for label, family in families.items()}
-    paths = _entries(contestants, described, settings, cache)
-    grids = {c.name: {} for c in contestants}
-    for (name, label), path in paths.items():
-        arrays = cache_lib.load(path)
-        if arrays is not None:
-            grids[name][label] = _grid(arrays)
-    missing = {label: tuple(c for c in contestants if label not in grids[c.name]) for label in families}
+    entries = _entries(contestants, described, settings, cache)
+    missing = {
+        label: tuple(c for c in contestants if not all(e.complete() for e in entries[c.name, label]))
+        for label in families
+    }
     jobs = _jobs(missing, {label: d.program for label, d in described.items()})
     total = sum(len(job.labels) * _steps(c, settings) for job in jobs for c in job.contestants)
-    tell = _counted(total, progress)
+    tell = counted(total, progress)
 
     def run(job: Job, device: Any, stop: Callable[[], None]):
         text = f"{', '.join(job.labels)}: {job.contestants[0].program}"
@@ -96,13 +105,12 @@ def measure(
             stop()
             tell(steps, text)
 
-        for contestant, found in _run(job, families, settings, device, advance):
-            for label, grid in found.items():
-                grids[contestant.name][label] = grid
-                if (contestant.name, label) in paths:
-                    cache_lib.store(paths[contestant.name, label], _arrays(grid))
+        _run(job, families, settings, device, advance, entries)
 
-    _in_threads(run, jobs)
+    in_threads(run, jobs)
+    grids = {
+        c.name: {label: _grid(c, entries[c.name, label], settings) for label in families} for c in contestants
+    }
     return Measured(grids, {label: d.program for label, d in described.items()})
 
 
@@ -116,47 +124,87 @@ def all_keys(settings: Settings) -> jax.Array:
     )
 
 
-def _run(job: Job, families, settings: Settings, device, advance):
-    """Yields each contestant's grids by label."""
+def _keys(contestant: Contestant, settings: Settings) -> jax.Array:
+    """The seeds that a contestant needs: an optimizer under test of one setting has nothing to tune."""
+    keys = all_keys(settings)
+    alone = contestant.name == LEARNED and len(contestant.values) == 1
+    return keys[settings.num_tuning_seeds :] if alone else keys
+
+
+def _run(job: Job, families, settings: Settings, device, advance, entries) -> None:
+    """Fills the entries of a job's contestants."""
     first = job.contestants[0]
-    rows = len(jax.tree.leaves(first.settings)[0])
+    rows = max(c.rows for c in job.contestants)
     calls = -(-rows // ROWS_AT_ONCE) if device.platform == "cpu" else 1
     train = trainer(
         [families[label] for label in job.labels],
         first.build,
         max(_longest(c, settings) for c in job.contestants),
         num_valid_batches=settings.num_valid_batches,
+        num_stops=max(len(run.stops) for c in job.contestants for run in _runs(c, settings)),
         rows_at_once=-(-rows // calls),
         eval_params=first.eval_params,
         device=device,
     )
-    keys = all_keys(settings)
     for contestant in job.contestants:
-        lengths = [_longest(contestant, settings)] if contestant.constant else settings.horizons
-        found = []
-        for length in lengths:
-            # The same number of stops every time, so that one compilation does.
-            stops = (*(min(h, length) for h in settings.horizons), length)
-            found.append(
-                curves(train, contestant.settings, keys, length, stops, advance, shared=contestant.shared)
-            )
-        valid = np.stack(
-            [found[0 if contestant.constant else m].valid[..., m] for m in range(len(settings.horizons))], -1
-        )
-        yield (
-            contestant,
-            {label: Grid(tuple(f.train[g] for f in found), valid[g]) for g, label in enumerate(job.labels)},
-        )
+        keys = _keys(contestant, settings)
+        for k, (length, stops, tested) in enumerate(_runs(contestant, settings)):
+            mine = [entries[contestant.name, label][k] for label in job.labels]
+            options = {"shared": contestant.shared, "tested": tested, "records": Entries(mine)}
+            try:
+                curves(train, contestant.settings, keys, length, stops, advance, **options)
+            finally:
+                for entry in mine:
+                    entry.save()
+
+
+def _grid(contestant: Contestant, entries: Sequence[Entry], settings: Settings) -> Grid:
+    """What is in the entries of one family, a run for each length; NaN on seeds that were not needed."""
+    runs = list(_runs(contestant, settings))
+    rows, seeds = range(contestant.rows), range(len(_keys(contestant, settings)))
+    absent = settings.num_tuning_seeds + settings.num_seeds - len(seeds)
+    found = []
+    for entry in entries:
+        parts = entry.get(rows, seeds)
+        assert parts is not None  # `measure` has filled it
+        shapes = ((x.shape[0], absent, x.shape[2]) for x in parts)
+        unknown = (np.full(shape, np.nan, np.float32) for shape in shapes)
+        found.append(Curves(*(np.concatenate(pair, 1) for pair in zip(unknown, parts, strict=True))))
+    valid, best, test = [], [], []
+    for m, horizon in enumerate(settings.horizons):
+        k = m if len(runs) > 1 else 0
+        stops = np.array(runs[k].stops)
+        at = int(np.argmax(stops == horizon))
+        valid.append(found[k].valid[..., at])
+        test.append(found[k].test[..., at])
+        so_far = np.where(np.isnan(found[k].valid), np.inf, found[k].valid)[..., : at + 1].min(-1)
+        best.append(np.where(np.isnan(valid[-1]), np.nan, so_far))
+    return Grid(tuple(f.train for f in found), *(np.stack(x, -1) for x in (valid, best, test)))
 
 
 def _longest(contestant: Contestant, settings: Settings) -> int:
     return settings.archive_steps if contestant.name == ADAM else settings.horizons[-1]
 
 
+def _runs(contestant: Contestant, settings: Settings) -> Iterator[Run]:
+    """A run for each horizon; a single one for a contestant that does not depend on the number of steps."""
+
+    def readings(horizon):
+        at = (round(horizon * (i + 1) / settings.readings) for i in range(settings.readings))
+        return sorted({max(1, stop) for stop in at})
+
+    if contestant.constant:
+        length = _longest(contestant, settings)
+        stops = sorted({length, *(stop for h in settings.horizons for stop in readings(h))})
+        yield Run(length, tuple(stops), settings.horizons)
+    else:
+        for horizon in settings.horizons:
+            yield Run(horizon, tuple(readings(horizon)), (horizon,))
+
+
 def _steps(contestant: Contestant, settings: Settings) -> int:
-    rows = len(jax.tree.leaves(contestant.settings)[0])
-    length = _longest(contestant, settings) if contestant.constant else sum(settings.horizons)
-    return rows * (settings.num_tuning_seeds + settings.num_seeds) * length
+    lengths = sum(run.length for run in _runs(contestant, settings))
+    return contestant.rows * len(_keys(contestant, settings)) * lengths
 
 
 def _jobs(missing: dict[str, tuple[Contestant, ...]], shapes: dict[str, str]) -> list[Job]:
@@ -172,87 +220,34 @@ def _jobs(missing: dict[str, tuple[Contestant, ...]], shapes: dict[str, str]) ->
     return [Job(tuple(labels), work[key]) for key, labels in groups.items()]
 
 
-def _in_threads(run: Callable[[Job, Any, Callable[[], None]], None], jobs: list[Job]) -> None:
-    """Runs the jobs, each thread with a device of its own if there are enough; the first error ends all."""
-    here = jax.local_devices()
-    workers = max(2, len(here))
-    devices: queue.SimpleQueue = queue.SimpleQueue()
-    for i in range(workers):
-        devices.put(here[i % len(here)])
-    stopped = threading.Event()
-
-    def stop():
-        if stopped.is_set():
-            raise InterruptedError
-
-    def work(job):
-        stop()
-        device = devices.get()
-        try:
-            run(job, device, stop)
-        except jax.errors.JaxRuntimeError as error:
-            reason = (str(error).splitlines() or ["no reason given"])[0]
-            raise RunError(
-                f"cannot train {', '.join(job.labels)} with {job.contestants[0].name}: {reason}"
-            ) from error
-        finally:
-            devices.put(device)
-
-    with ThreadPoolExecutor(workers) as pool:
-        futures = [pool.submit(work, job) for job in jobs]
-        try:
-            for future in as_completed(futures):
-                future.result()
-        except BaseException:
-            stopped.set()
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _counted(total: int, progress: Progress | None) -> Callable[[int, str], None]:
-    lock, done = threading.Lock(), [0]
-
-    def tell(steps: int, text: str) -> None:
-        with lock:
-            done[0] += steps
-            if progress is not None:
-                progress(done[0], total, text)
-
-    return tell
-
-
 def _entries(
     contestants: Sequence[Contestant],
-    described: dict[str, cache_lib.Digests],
+    described: dict[str, Digests],
     settings: Settings,
     cache: Path | None,
-) -> dict[tuple[str, str], Path]:
-    """Contestant's name and label -> file of the cache; learned optimizers have none."""
-    if cache is None:
-        return {}
-    code = cache_lib.code_version()
+) -> dict[tuple[str, str], list[Entry]]:
+    """Contestant's name and label -> an entry for each of its runs."""
+    programs: dict[Any, str] = {}
+
+    def program(contestant: Contestant, params: Any) -> str:
+        shapes = str([(jax.tree_util.keystr(p), x) for p, x in jax.tree_util.tree_leaves_with_path(params)])
+        key = contestant.program, shapes
+        if key not in programs:
+            programs[key] = cache_lib.optimizer_digest(contestant, params)
+        return programs[key]
+
+    def path(contestant: Contestant, family: Digests, run: Run) -> Path | None:
+        if cache is None:
+            return None
+        what = cache_lib.loop_digest(), program(contestant, family.params), family.program, family.data
+        texts = *what, repr((run, settings.num_valid_batches))
+        digest = cache_lib.hash_of(texts, contestant.shared)[:32]
+        return Path(cache) / f"{contestant.program.replace(':', '-')}-{digest}.npz"
+
     return {
-        (c.name, label): Path(cache) / _entry(c, family, settings, code)
+        (c.name, label): [
+            Entry(path(c, family, run), c.settings, _keys(c, settings)) for run in _runs(c, settings)
+        ]
         for c in contestants
-        if not c.learned
         for label, family in described.items()
     }
-
-
-def _entry(contestant: Contestant, family: cache_lib.Digests, settings: Settings, code: str) -> str:
-    texts = [
-        code,
-        *family,
-        contestant.program,
-        repr((contestant.constant, _longest(contestant, settings), settings.horizons, settings.seed)),
-        repr((settings.num_tuning_seeds, settings.num_seeds, settings.num_valid_batches)),
-    ]
-    return f"{contestant.program}-{cache_lib.hash_of(texts, contestant.settings)[:32]}.npz"
-
-
-def _arrays(grid: Grid) -> dict[str, np.ndarray]:
-    return {"valid": grid.valid} | {f"train_{i}": run for i, run in enumerate(grid.runs)}
-
-
-def _grid(arrays: dict[str, np.ndarray]) -> Grid:
-    return Grid(tuple(arrays[f"train_{i}"] for i in range(len(arrays) - 1)), arrays["valid"])

@@ -9,11 +9,11 @@ import numpy as np
 import optax
 
 from learned_opt import LearnedOptimizer
-from meta_train.evaluation import baselines as optax_baselines
+from meta_train.evaluation import baselines
 from meta_train.evaluation.curves import Build, EvalParams
-from meta_train.evaluation.protocol import parse_rival
+from meta_train.evaluation.protocol import Settings, parse_rival
 
-TOLD = 0.5, 2.0  # wrong horizons: what a learned optimizer is told, over the length of the training
+TOLD = 0.5, 2.0  # wrong horizons: what a learned optimizer is given, over the length of the training
 
 
 class Contestant(NamedTuple):
@@ -24,11 +24,12 @@ class Contestant(NamedTuple):
       program: contestants with the same one are run by the same compiled program.
       build: `(setting, num_steps)`, or `((setting, shared), num_steps)` where `shared` is given.
       settings: pytree with a leading axis of L, then one row for each of `told`.
-      values: what tells the L settings apart: learning rates, or factors on the step.
+      values: learning rates of the L settings, or factors on the step.
+      hyper: the other hyperparameters of each setting; () for none.
       default: the setting that it has without any tuning; None for the best single one.
       shared: theta, which all settings share; None for a hand-designed optimizer.
       eval_params: see `curves.trainer`.
-      constant: whether it takes no notice of the number of steps: one run serves all horizons.
+      constant: whether it does not depend on the number of steps: one run serves all horizons.
       told: wrong horizons that the default is also run with, over the right one.
       learned: whether it was meta-trained.
     """
@@ -38,6 +39,7 @@ class Contestant(NamedTuple):
     build: Build
     settings: Any
     values: tuple[float, ...]
+    hyper: tuple[dict[str, float], ...] = ()
     default: int | None = None
     shared: Any = None
     eval_params: EvalParams | None = None
@@ -45,8 +47,15 @@ class Contestant(NamedTuple):
     told: tuple[float, ...] = ()
     learned: bool = False
 
+    @property
+    def rows(self) -> int:
+        """Settings, and wrong horizons."""
+        return len(self.values) + len(self.told)
 
-def learned(name: str, lopt: LearnedOptimizer, theta: Any, trials: int = 1) -> Contestant:
+
+def learned(
+    name: str, lopt: LearnedOptimizer, theta: Any, trials: int = 1, told: tuple[float, ...] = TOLD
+) -> Contestant:
     """A learned optimizer whose step is scaled by powers of two around 1; the default is 1.
 
     Args:
@@ -54,9 +63,10 @@ def learned(name: str, lopt: LearnedOptimizer, theta: Any, trials: int = 1) -> C
       lopt: the architecture.
       theta: meta-parameters.
       trials: number of factors. A contestant of 1 has the default only.
+      told: wrong horizons, where the architecture depends on the number of steps.
     """
     horizon = "num_steps" in lopt.needs
-    told = TOLD if horizon else ()
+    told = told if horizon else ()
     factors = 2.0 ** (np.arange(trials) - trials // 2)
 
     def build(setting, num_steps):
@@ -89,37 +99,53 @@ def learned(name: str, lopt: LearnedOptimizer, theta: Any, trials: int = 1) -> C
     )
 
 
-def hand_designed(text: str, learning_rate: float | None = None, name: str | None = None) -> Contestant:
-    """An optimizer of optax over its grid of learning rates.
+def hand_designed(
+    text: str, name: str | None = None, *, settings: Settings | None = None, untuned: bool = False
+) -> Contestant:
+    """A hand-designed optimizer with the settings that it is tuned over.
 
     Args:
-      text: NAME or NAME_SCHEDULE, see `settings.parse_rival`.
-      learning_rate: its default, which takes the place of the nearest in the grid; None for the
-        best single one over all tasks and horizons.
+      text: NAME, NAME_SCHEDULE, either with @RATE, see `protocol.parse_rival`. The rate is the default
+        setting, in place of the nearest one in the grid; without it the default is the best single setting
+        over all tasks and horizons.
       name: key in the results; None for `text`.
+      settings: how many rates, and whether the other hyperparameters are tuned; None for the defaults.
+      untuned: with @RATE, that rate alone, and the defaults of the others.
 
     Raises:
       ValueError: no such optimizer, or schedule.
     """
-    optimizer, schedule = parse_rival(text)
-    baseline = optax_baselines.BASELINES[optimizer]
-    rates = np.array(baseline.learning_rates)
-    default = None
-    if learning_rate is not None:
-        default = int(np.abs(np.log(rates / learning_rate)).argmin())
-        rates[default] = learning_rate
+    settings = Settings() if settings is None else settings
+    optimizer, schedule, rate = parse_rival(text)
+    baseline = baselines.BASELINES[optimizer]
+    rates, default = _thinned(baseline.learning_rates, settings.rates), None
+    if rate is not None:
+        default = int(np.abs(np.log(np.array(rates) / rate)).argmin())
+        rates = (*rates[:default], rate, *rates[default + 1 :])
+        if untuned:
+            rates, default = (rate,), 0
+    hyper = settings.tune_decay and not untuned
+    rows, options = baselines.settings(baseline, rates, schedule, hyper=hyper)
     return Contestant(
         name or text,
         optimizer,
-        optax_baselines.build(baseline),
-        optax_baselines.theta(rates, schedule),
-        tuple(float(x) for x in rates),
+        baselines.build(baseline),
+        rows,
+        tuple(float(x) for x in np.tile(rates, len(options) // len(rates))),
+        tuple(options),
         default=default,
         eval_params=baseline.eval_params,
-        constant=schedule == "constant",
+        constant=schedule == "constant" and not baseline.horizon,
     )
 
 
-def rivals(names: Sequence[str]) -> list[Contestant]:
-    """The rivals of these names."""
-    return [hand_designed(name) for name in names]
+def rivals(settings: Settings) -> list[Contestant]:
+    """The hand-designed rivals; a rival with a rate of its own, "adam@0.001", is untuned."""
+    return [hand_designed(name, settings=settings, untuned="@" in name) for name in settings.rivals]
+
+
+def _thinned(rates: Sequence[float], most: int) -> tuple[float, ...]:
+    """At most so many of the rates, evenly spread; the ends are kept."""
+    if len(rates) <= most:
+        return tuple(rates)
+    return tuple(rates[round(i)] for i in np.linspace(0, len(rates) - 1, most))

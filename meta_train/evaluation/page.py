@@ -17,18 +17,21 @@ h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2rem; }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .2rem .6rem; text-align: right; white-space: nowrap; border-bottom: 1px solid #8884; }
 th:first-child, td:first-child { text-align: left; }
-tr.good td { background: #009e7318; } tr.bad td { background: #e69f0018; }
-tr.lost td { background: #d55e0030; }
+td.good { background: #009e7318; } td.bad { background: #e69f0018; }
+td.lost { background: #d55e0030; }
 img { max-width: 100%; height: auto; background: white; border-radius: 4px; }
 .big { font-size: 1.3rem; } pre { overflow-x: auto; font-size: .8rem; }
 """
 PROTOCOL = """
 All optimizers train the same tasks from the same initial parameters on the same minibatches. Every setting
-(learning rate, step factor, best rival) is chosen on tuning seeds and measured on other seeds.
-Step speed-up: the steps that Adam needs to reach the optimizer's final smoothed loss, over the optimizer's
-steps, within 0.05 and 20; where rivals are tuned, Adam's rate is chosen anew for every step.
-A training that diverges on any seed counts 0.05, and a loss ratio of 1000.
-Intervals: 95 %, bootstrap over tasks and seeds. Ratios below 1 and speed-ups above 1 are good.
+(learning rate, weight decay, step factor, best rival) is chosen on tuning seeds and measured on other seeds.
+Over Adam: the steps that Adam needs to reach the optimizer's final smoothed loss, over the optimizer's
+steps, within 0.05 and 20; where rivals are tuned, Adam's rate is chosen again for every step.
+To best's loss: the steps that the best rival trained for, over those after which the optimizer has the
+rival's final loss; where it never has, the steps that the rival needs for the optimizer's least loss, over
+the steps it trained for. A training that diverges on any seed counts 0.05, and a loss ratio of 1000. Colours
+are those of each number.
+Intervals: 95 %, bootstrap over tasks and seeds. Ratios below 1 and speeds above 1 are good.
 """
 
 
@@ -46,12 +49,16 @@ def evaluation_page(doc: Mapping[str, Any], pictures: Mapping[str, bytes]) -> st
         f"Evaluation of {doc.get('name', 'an optimizer')}",
         f"<p class='big'>Step speed-up over tuned Adam: <b>{up['mean']:.2f}x</b> "
         f"[{up['low']:.2f}, {up['high']:.2f}], worst {up['worst']:.2f}x</p>",
+        f"<p class='big'>{html.escape(tables.best_rivals(doc))}</p>",
         "<h2>Comparisons</h2>",
-        grid(tables.scores(doc)),
+        *(grid(found) for found in (tables.scores(doc), *tables.others(doc))),
         items(legend),
         "<h2>Tasks</h2>",
-        grid(tables.cells(doc)),
+        grid(tables.losses(doc)),
+        grid(tables.speeds(doc)),
         items(tables.notes(doc)),
+        "<h2>Best rates</h2>",
+        grid(tables.rates(doc)),
         *(
             f"<h2>{html.escape(caption)}</h2>{image(content, caption)}"
             for caption, content in pictures.items()
@@ -72,12 +79,17 @@ def page(title: str, *parts: str) -> str:
 
 
 def grid(found: tables.Grid) -> str:
-    """A table."""
-    kinds = {True: "good", False: "bad", None: "lost"}
+    """A table; each text has the colour of its mark."""
     head = "".join(f"<th>{html.escape(name)}</th>" for name in found.head)
     rows = "\n".join(
-        f"<tr class='{kinds[good]}'>{''.join(f'<td>{html.escape(text)}</td>' for text in row)}</tr>"
-        for row, good in zip(found.rows, found.good, strict=True)
+        "".join(
+            (
+                "<tr>",
+                *(f"<td class='{m}'>{html.escape(t)}</td>" for t, m in zip(row, marks, strict=True)),
+                "</tr>",
+            )
+        )
+        for row, marks in zip(found.rows, found.marks, strict=True)
     )
     return f"<div class='wide'><table><thead><tr>{head}</tr></thead>\n<tbody>{rows}</tbody></table></div>"
 

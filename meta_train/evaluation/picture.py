@@ -19,6 +19,7 @@ STYLES = {
     "adam_cosine": ("Adam, tuned cosine decay", "#009E73", "-.", 1.6),
 }
 OTHERS = ("other rivals, tuned", "0.72", "-", 0.8)
+BEST = ("the best tuned rival", "#CC79A7", ":", 1.8)
 COMPARISON_STYLES = {
     "per_task_tuned": ("#D55E00", "o", "-"),
     "single_setting": ("#0072B2", "s", "--"),
@@ -68,10 +69,9 @@ def scores_png(doc: dict[str, Any], title: str = "") -> bytes:
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     horizons = doc["settings"]["horizons"]
     for cell in doc["cells"]:
-        row = tasks.index((cell["ring"], cell["task"]))
+        row, longest = tasks.index((cell["ring"], cell["task"])), cell["horizon"] == horizons[-1]
         for k, (name, outcome) in enumerate(cell["outcomes"].items()):
             colour, marker, _ = COMPARISON_STYLES[name]
-            longest = cell["horizon"] == horizons[-1]
             left.plot(
                 outcome["speed_up"],
                 row + 0.22 * (k - (len(cell["outcomes"]) - 1) / 2),
@@ -81,6 +81,15 @@ def scores_png(doc: dict[str, Any], title: str = "") -> bytes:
                 markerfacecolor=colour if longest else "white",
                 label=name if longest and row == 0 else None,
             )
+        left.plot(
+            cell["outcomes"]["per_task_tuned"]["to_target"]["best"],
+            row,
+            "x",
+            color="0.2",
+            markersize=4 + 4 * horizons.index(cell["horizon"]) / max(len(horizons) - 1, 1),
+            label="to the best rival's final loss" if longest and row == 0 else None,
+        )
+    left.legend(*_crosses(left), loc="best", frameon=False, fontsize=9)
     left.set_yticks(range(len(tasks)), [f"{ring}: {task}" if ring else task for ring, task in tasks])
     left.set_ylim(len(tasks) - 0.5, -0.5)
     left.set_xlabel(f"step speed-up over Adam (filled: {horizons[-1]} steps; small: {horizons[0]} steps)")
@@ -115,18 +124,24 @@ def png(figure: Any) -> bytes:
     return content.getvalue()
 
 
+def _crosses(axis: Any) -> tuple[list[Any], list[str]]:
+    """Handles and labels of the crosses alone; the others are in the figure's legend."""
+    pairs = [(h, t) for h, t in zip(*axis.get_legend_handles_labels(), strict=True) if t.startswith("to ")]
+    return [h for h, _ in pairs], [t for _, t in pairs]
+
+
 def _panel(axis: Any, cell: Cell, decay: float) -> None:
     from matplotlib.ticker import LogLocator, NullFormatter
 
     lowest, highest = math.inf, 0.0
     for order, (name, train) in enumerate(cell.train.items()):
-        label, colour, line, width = STYLES.get(name, OTHERS)
+        label, colour, line, width = STYLES.get(name, BEST if name == cell.best else OTHERS)
         losses = smooth(train, decay)
         losses[~np.isfinite(losses) | (losses <= 0)] = np.nan
         at = np.flatnonzero(~np.isnan(losses).any(0))  # a curve ends where its first seed diverges
         losses = losses[:, at]
         middle = np.median(losses, axis=0)
-        main = name in STYLES
+        main = name in STYLES or name == cell.best
         style = {"color": colour, "linewidth": width, "label": label, "zorder": 4 - order if main else 1}
         axis.plot(at + 1, middle, line, **style)
         if at.size and main:
@@ -145,7 +160,7 @@ def _panel(axis: Any, cell: Cell, decay: float) -> None:
     axis.spines[["top", "right"]].set_visible(False)
     first = cell.outcomes["per_task_tuned"]
     headline = f"speed-up {'>= ' if first.censored else ''}{first.speed_up:.2f}x"
-    headline += f", loss ratio {first.loss_ratio[ADAM]:.3g}"
+    headline += f", {first.loss_ratio['best']:.3g} of the loss of {cell.best}"
     if cell.diverged:
         headline = f"{cell.diverged}/{len(cell.loss[LEARNED])} diverged"
     axis.set_title(f"{cell.task}, {cell.horizon} steps\n{headline}", fontsize=10.5)

@@ -9,20 +9,22 @@ from meta_train.evaluation.document import TITLES
 
 
 def print_report(doc: dict[str, Any], file: IO[str] | None = None) -> None:
-    """Prints the cells, the three comparisons and the notes.
+    """Prints the tasks, the comparisons and the notes; the best rates where there are several sizes.
 
     Args:
       doc: from `document`.
       file: where to; None is the standard output.
     """
-    print_grid(tables.cells(doc), file)
-    print(file=file)
-    print_grid(tables.scores(doc), file)
-    print(file=file)
+    grids = [tables.losses(doc), tables.speeds(doc), tables.scores(doc)]
+    if {"L", "XL"} & set(tables.rings(doc)):
+        grids.append(tables.rates(doc))
+    for grid in grids:
+        print_grid(grid, file)
+        print(file=file)
     for name, title in TITLES.items():
         if name in doc["scores"]["all"]:
             print(f"{name}: {title}", file=file)
-    print("speed-up: geometric mean [95% interval over tasks and seeds] of the step speed-up", file=file)
+    print("averages: geometric mean [95% interval over tasks and seeds]", file=file)
     for line in tables.notes(doc):
         print(line, file=file)
 
@@ -35,27 +37,28 @@ def to_markdown(doc: dict[str, Any], show: Callable[..., None] = print_report) -
 
 
 def print_grid(grid: tables.Grid, file: IO[str] | None = None) -> None:
-    """A table; on a terminal too narrow for it, the columns that it has room for."""
+    """A table; on a terminal too narrow for it, its first columns that there is room for."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    width = sum(max(map(len, column)) + 2 for column in zip(grid.head, *grid.rows, strict=True))
+    widths = [max(map(len, column)) + 2 for column in zip(grid.head, *grid.rows, strict=True)]
     console = Console(file=file)
     terminal = console.is_terminal
     if not terminal:
-        console = Console(file=file, width=10 * width, color_system=None)
-    names = grid.head if console.width >= width else grid.narrow
+        console = Console(file=file, width=10 * sum(widths), color_system=None)
+    room = sum(sum(widths[: i + 1]) <= console.width for i in range(len(widths)))
     if terminal:
         table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
     else:
         table = Table(box=box.MARKDOWN)
-    for name in names:
-        table.add_column(name, justify="left" if name == names[0] else "right", no_wrap=True)
-    colours = {True: "green", False: "yellow", None: "red"}
-    for row, good in zip(grid.rows, grid.good, strict=True):
-        texts = dict(zip(grid.head, row, strict=True))
-        table.add_row(*(texts[name] for name in names), style=colours[good] if terminal else "")
+    for i, name in enumerate(grid.head[: max(room, 2)]):
+        table.add_column(name, justify="right" if i else "left", no_wrap=True)
+    colours = {"good": "green", "bad": "yellow", "lost": "red", "": None}
+    for row, marks in zip(grid.rows, grid.marks, strict=True):
+        styled = [Text(text, style=colours[mark] or "") for text, mark in zip(row, marks, strict=True)]
+        table.add_row(*styled[: len(table.columns)])
     with console.capture() as capture:
         console.print(table)
     text = capture.get().strip("\n") if terminal else _stripped(capture.get())

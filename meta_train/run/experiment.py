@@ -27,7 +27,7 @@ from meta_train.estimators import ESTIMATORS, GradientEstimator
 from meta_train.inner import Objective, inner_training
 from meta_train.parallel import hosts
 from meta_train.run.shapes import check_gradient, check_memory, check_system
-from tasks import AUGMENTATIONS, TASKS, TaskFamily, check_family, make
+from tasks import AUGMENTATIONS, TASKS, TaskFamily, check_family, make, name_of
 from tasks.data import datasets
 from tasks.rings import HELD_OUT
 
@@ -238,7 +238,8 @@ def selection_families(config: RunConfig) -> dict[str, TaskFamily]:
 def _families(specs: Sequence[Spec], where: str) -> dict[str, TaskFamily]:
     families = {}
     for i, spec in enumerate(specs):
-        name = spec["name"] if spec["name"] not in families else f"{spec['name']}_{i}"
+        name = name_of(spec, spec["name"])
+        name = name if name not in families else f"{name}_{i}"
         families[name] = build_family(spec, f"{where}.{i}")
     return families
 

@@ -152,7 +152,7 @@ def _load(base: str) -> Dataset:
 def check(dataset: Dataset, name: str) -> None:
     """Refuses (ValueError) a data set that is not what `Dataset` says, or not finite."""
     x, y, num_classes = dataset.x, dataset.y, dataset.num_classes
-    if x.ndim != 2 or x.dtype != np.float32 or len(x) != len(y) or y.ndim != 1 or not len(x):
+    if x.ndim != 2 or x.dtype != np.float32 or len(x) != len(y) or y.ndim != 1 or not x.size:
         raise ValueError(
             f"datasets: {name!r} needs x f32[rows, features] and y [rows], got {x.shape}, {y.shape}"
         )

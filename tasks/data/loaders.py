@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import math
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 if TYPE_CHECKING:
     from tasks.data import tfds as tfds_data
 
+MOST_CLASSES = 1_000_000
 RESERVED_ROWS = 1200  # `digits` from this row on is for evaluation only
 RESERVED_SEEDS = 9000  # made-up data with a seed of this or more is for evaluation only
 
@@ -130,7 +132,8 @@ def deformed(argument: str, *, variants: int = 32, side: int = 16) -> Dataset:
 
 def _bilinear(images: np.ndarray, which: np.ndarray, at: np.ndarray) -> np.ndarray:
     """[R, P]: images [N, H, W] number `which` [R] at places [R, 2, P], in pixels; 0 outside."""
-    padded = np.pad(images, ((0, 0), (1, 2), (1, 2)))
+    padded = np.zeros((len(images), images.shape[1] + 3, images.shape[2] + 3))
+    padded[:, 1:-2, 1:-2] = images
     low = np.floor(at)
     part = at - low
     rows, columns = (np.clip(low[:, k] + 1, 0, images.shape[k + 1] + 1).astype(int) for k in (0, 1))
@@ -146,22 +149,40 @@ def _bilinear(images: np.ndarray, which: np.ndarray, at: np.ndarray) -> np.ndarr
 def _npz(argument: str) -> Dataset:
     """`npz:PATH`: x [rows, ...], y [rows]: integers are class labels, floats are targets."""
     try:
-        with open(argument, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            x, y = np.asarray(arrays["x"]), np.asarray(arrays["y"])
-    except (OSError, KeyError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        raise ValueError(
-            f"datasets: cannot read arrays x and y from {argument!r}: {str(error).splitlines()[0]}"
-        ) from error
+        with zipfile.ZipFile(argument) as archive:
+            x, y = (_member(archive, f"{name}.npy") for name in "xy")
+    except (OSError, KeyError, ValueError, EOFError, TypeError, MemoryError, zipfile.BadZipFile) as error:
+        reason = (str(error) or "it does not fit into memory").splitlines()[0]
+        raise ValueError(f"datasets: cannot read arrays x and y from {argument!r}: {reason}") from error
     if x.ndim < 2 or y.ndim != 1 or x.dtype.kind not in "fiub" or y.dtype.kind not in "fiub":
         raise ValueError(
             f"datasets: {argument!r} must hold numbers x [rows, ...] and y [rows], "
             f"got {x.dtype} {x.shape} and {y.dtype} {y.shape}"
+        )
+    if y.dtype.kind != "f" and y.size and not 0 <= int(y.min()) <= int(y.max()) < MOST_CLASSES:
+        raise ValueError(
+            f"datasets: labels of {argument!r} must lie in 0..{MOST_CLASSES - 1}, got {y.min()}..{y.max()}"
         )
     flat = x.reshape(len(x), -1).astype(np.float32)
     source = f"file {argument}"
     if y.dtype.kind == "f":
         return Dataset(flat, y.astype(np.float32), 0, x.shape[1:], source)
     return Dataset(flat, y.astype(np.int32), int(y.max(initial=0)) + 1, x.shape[1:], source)
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    """An array of an npz file whose header does not promise more than the file holds."""
+    size = archive.getinfo(name).file_size
+    with archive.open(name) as file:
+        version = np.lib.format.read_magic(file)
+        read = (
+            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        )
+        shape, _, dtype = read(file)
+    if math.prod(shape) * dtype.itemsize > size:
+        raise ValueError(f"the header of {name} asks for {shape} {dtype}, the file holds {size:,} bytes")
+    with archive.open(name) as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
 
 
 def _tfds(argument: str) -> Dataset:

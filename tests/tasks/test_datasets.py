@@ -1,3 +1,5 @@
+import zipfile
+
 import numpy as np
 import pytest
 
@@ -154,6 +156,12 @@ def test_an_npz_file_gives_classes_for_integers_and_targets_for_floats(tmp_path)
         ({"x": np.zeros((3, 2)), "y": np.array(["a", "b", "c"])}, "must hold numbers x"),
         ({"x": np.full((3, 2), np.nan), "y": np.zeros(3)}, "NaN or infinity, first in row 0"),
         ({"x": np.zeros((3, 2)), "y": np.zeros(2)}, r"\(3, 2\), \(2,\)"),
+        (
+            {"x": np.zeros((3, 2)), "y": np.array([0, 1, 2**32])},
+            "labels of .* must lie in .*, got 0..4294967296",
+        ),
+        ({"x": np.zeros((3, 2)), "y": np.array([0, -1, 1])}, "must lie in 0..999999, got -1..1"),
+        ({"x": np.zeros((9, 0)), "y": np.zeros(9)}, r"needs x .*, got \(9, 0\)"),
         (b"not a zip file", "cannot read arrays"),
         (None, "cannot read arrays x and y from .*No such file"),
     ],
@@ -167,6 +175,20 @@ def test_an_npz_file_that_does_not_fit_is_refused_in_one_line(tmp_path, arrays, 
     with pytest.raises(ValueError, match=f"^datasets: .*{words}") as error:
         datasets.load(f"npz:{path}")
     assert "\n" not in str(error.value)
+
+
+def test_an_npz_file_whose_header_promises_terabytes_is_refused_at_once(tmp_path):
+    np.savez(tmp_path / "data.npz", x=np.zeros((3, 2)), y=np.zeros(3))
+    with zipfile.ZipFile(tmp_path / "data.npz") as archive:
+        x, y = (archive.read(f"{name}.npy") for name in "xy")
+    huge = x.replace(b"(3, 2)", b"(500000000000, 1)").replace(b" " * 11 + b"\n", b"\n")
+    with zipfile.ZipFile(tmp_path / "huge.npz", "w") as archive:
+        archive.writestr("x.npy", huge)
+        archive.writestr("y.npy", y)
+    with pytest.raises(
+        ValueError, match=r"^datasets: .*header of x.npy asks for \(500000000000, 1\) float64"
+    ):
+        datasets.load(f"npz:{tmp_path}/huge.npz")
 
 
 def test_digits_are_those_that_scikit_learn_loads(monkeypatch):

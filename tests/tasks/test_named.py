@@ -1,3 +1,6 @@
+import inspect
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -35,3 +38,16 @@ def test_a_named_task_can_be_made_by_name_and_its_options_overridden():
     family = tasks.make({"name": "digits_mlp_128", "hidden": (3,)})
     init = family.task(family.sample(jax.random.key(0))).init
     assert jax.eval_shape(init, jax.random.key(0))["linear_0"]["w"].shape == (64, 3)
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_a_named_task_is_known_by_its_spec_as_json_holds_it(name):
+    spec = json.loads(json.dumps(tasks.expand({"name": name})))
+    assert tasks.name_of({**spec, "weight": 2, "label": "x"}, "none") == name
+    option = next(iter(inspect.signature(tasks.TASKS[spec["name"]]).parameters))
+    assert tasks.name_of({**spec, option: "another"}, "none") == "none"
+
+
+def test_defaults_that_are_spelt_out_do_not_hide_a_named_task():
+    assert tasks.name_of({"name": "image_mlp", "hidden": [], "batch_size": 64}, "none") == "digits_softmax"
+    assert tasks.name_of({"name": "mine"}, "none") == "none"

@@ -9,9 +9,21 @@ import pytest
 
 import learned_opt
 from meta_train.cli import main as cli
-from meta_train.cli.sources import held_out, make_settings, open_source, tasks_and_settings
+from meta_train.cli.sources import (
+    _trained_on,
+    held_out,
+    learned_rival,
+    make_settings,
+    open_source,
+    tasks_and_settings,
+)
+from meta_train.config.load import load
 from meta_train.errors import ConfigError
+from meta_train.evaluation.protocol import STANDARD, Settings
+from meta_train.run.experiment import held_out_families
 from tasks.rings import RINGS
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +61,11 @@ def refused(capsys, *argv, code=2):
         (["evaluate", "optax:addam"], 2, "did you mean adam"),
         (["evaluate", "optax:adam@x"], 2, "must be a number, got 'x'"),
         (["evaluate", "optax:adam@-1"], 2, "must be > 0 and finite, got -1"),
-        (["evaluate", "optax:adam", "--tasks", "A+D"], 2, "no such ring"),
+        (["evaluate", "optax:adam", "--tasks", "A+D"], 2, "no such ring or task"),
+        (["evaluate", "optax:adam", "--tasks", "lm_1e55"], 2, "did you mean lm_1e5"),
+        (["evaluate", "optax:adam", "--rivals", "adam@x"], 2, "must be a number, got 'x'"),
+        (["evaluate", "optax:adam", "--rates", "0"], 2, "rates must be >= 1, got 0"),
+        (["evaluate", "optax:adam", "--rivals", "./nothing"], 1, "nothing"),
         (["evaluate", "optax:adam", "--horizons", "10"], 2, "horizons must be >= final_steps (20), got 10"),
         (["evaluate", "optax:adam", "--num-seeds", "0"], 2, "num_seeds must be >= 1, got 0"),
         (["evaluate", "optax:adam", "--rivals", "addam"], 2, "did you mean adam"),
@@ -82,12 +98,12 @@ def test_no_two_rings_share_a_label():
 
 def test_optimizers_of_optax_take_a_schedule_and_a_rate():
     source = open_source("optax:sgdm_warmup_cosine@0.1")
-    contestant = source.contestant(12)
+    contestant = source.contestant(Settings())
     assert contestant.values[contestant.default] == pytest.approx(0.1) and len(contestant.values) == 12
     assert contestant.program == "sgdm" and source.out == Path(
         "runs/evaluations/optax_sgdm_warmup_cosine@0.1"
     )
-    assert open_source("optax:adam").contestant(12).default is None
+    assert open_source("optax:adam").contestant(Settings()).default is None
 
 
 def test_settings_sort_the_horizons_and_tune_on_as_many_seeds():
@@ -99,13 +115,13 @@ def test_an_artefact_is_known_by_its_file_and_brings_its_horizon():
     artefact("mine")
     source = open_source("mine")
     assert source.name == "mine" and source.what["trained_for"] == "100 to 500 steps"
-    contestant = source.contestant(4)
+    contestant = source.contestant(Settings(trials=4))
     assert contestant.values == (0.25, 0.5, 1.0, 2.0) and contestant.default == 2
     assert contestant.told == () and contestant.constant  # it takes no notice of the horizon
     jax.tree.map(np.testing.assert_array_equal, contestant.shared, learned_opt.read("mine").theta)
     tasks, settings, about = tasks_and_settings(source, None, {"trials": 2})
     assert {task.ring for task in tasks.values()} == {"A", "B"} and about["tasks"] == "A+B"
-    assert settings.trials == 2 and len(settings.rivals) == 7
+    assert settings.trials == 2 and settings.rivals == STANDARD
 
 
 def test_the_command_evaluates_and_ranks_an_artefact_and_an_optimizer_of_optax(capsys, monkeypatch):
@@ -138,4 +154,70 @@ def test_artefacts_of_two_runs_have_names_of_their_own():
 
 def test_an_artefact_named_like_a_rival_is_not_run_by_its_program():
     artefact("adam")
-    assert open_source("adam").contestant(1).program != open_source("optax:adam").contestant(1).program
+    assert (
+        open_source("adam").contestant(Settings()).program
+        != open_source("optax:adam").contestant(Settings()).program
+    )
+
+
+def test_tasks_of_a_ring_and_named_tasks_can_be_asked_for_by_their_names():
+    found = held_out("lm_1e4+wine_mlp+sanity")
+    assert list(found) == ["lm_1e4", "wine_mlp", *RINGS["sanity"]]
+    assert [found[name].ring for name in ("lm_1e4", "wine_mlp", "rosenbrock")] == ["L", "", "sanity"]
+    assert set(found["lm_1e4"].family.data) == {"train", "valid", "test"}
+
+
+def test_the_ladder_has_horizons_of_its_own_and_an_archive_no_longer_than_they_are():
+    source = open_source("optax:adam")
+    tasks, settings, _ = tasks_and_settings(source, "L", {})
+    assert list(tasks) == list(RINGS["L"]) and settings.horizons == (500, 2000)
+    assert settings.archive_steps == 2000 and settings.num_tuning_seeds == 1
+    _, settings, _ = tasks_and_settings(source, "L", {"horizons": [500], "num_tuning_seeds": 2})
+    assert settings.archive_steps == 500 and settings.num_tuning_seeds == 2
+    _, settings, _ = tasks_and_settings(source, "A+L", {})
+    assert settings.horizons == (200, 500)
+
+
+def test_a_run_is_evaluated_under_the_names_of_its_tasks_and_training_tasks_are_named():
+    config = load(
+        ROOT / "configs" / "quickstart.yaml",
+        [
+            "tasks=[{name: digits_softmax}, {name: wine_mlp}]",
+            "evaluation.tasks=[{name: digits_softmax}, {name: iris_softmax}, {name: tabular_mlp, l2: 0.5}]",
+        ],
+    )
+    assert list(held_out_families(config)) == [
+        "digits_softmax",
+        "iris_softmax",
+        "tabular_mlp",
+    ]
+    assert _trained_on(config) == ["digits_softmax is not held out: the optimizer was trained on it"]
+
+
+CELO = ROOT / "tests" / "learned_opt" / "golden" / "checkpoints" / "celo"
+
+
+def test_published_weights_are_a_rival_that_takes_part_as_it_is(capsys, monkeypatch):
+    """Weights of Celo of a tiny size, as a file of its code base holds them."""
+    file = Path("published") / "theta.state"
+    file.parent.mkdir()
+    file.write_bytes((CELO / "theta.state").read_bytes())
+    rival = learned_rival(f"{file}?optimizer=celo")
+    assert (
+        rival.learned
+        and rival.values == (1.0,)
+        and rival.told == ()
+        and rival.name.endswith("optimizer=celo")
+    )
+    assert learned_rival("adam") is None
+    assert "optimizer" in refused(capsys, "evaluate", "optax:adam", "--rivals", str(file))
+    monkeypatch.setitem(RINGS, "sanity", {"quadratic_10": RINGS["sanity"]["quadratic_10"]})
+    argv = ["evaluate", "optax:adam@0.01", "--tasks", "sanity", "--horizons", "20", "--num-seeds", "1"]
+    argv += ["--rates", "2", "--trials", "1", "--out", "a", "--rivals", f"{file}?optimizer=celo"]
+    assert cli.command([*argv]) == 0
+    capsys.readouterr()
+    doc = json.loads(Path("a/evaluation.json").read_text())
+    assert doc["learned_rivals"] == [f"{file}?optimizer=celo"]
+    (cell,) = doc["cells"]
+    assert cell["loss"][f"{file}?optimizer=celo"][0] > 0 and doc["settings"]["rivals"] == ["adam"]
+    assert cell["outcomes"]["per_task_tuned"]["loss_ratio"]["best_untuned"] > 0

@@ -1,5 +1,8 @@
 """Whole evaluations of problems whose answers are known; all keys are fixed."""
 
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +19,7 @@ from meta_train.evaluation.measure import measure
 from meta_train.evaluation.optimizers import hand_designed, learned
 from meta_train.evaluation.protocol import Settings
 from meta_train.evaluation.results import HeldOut
+from meta_train.evaluation.threads import in_threads
 from tasks.base import Task, TaskFamily, fixed
 
 SETTINGS = Settings(
@@ -27,6 +31,7 @@ SETTINGS = Settings(
     archive_steps=160,
     smoothing=0.0,
     final_steps=1,
+    readings=2,
     num_valid_batches=1,
 )
 
@@ -85,6 +90,9 @@ def test_twice_the_step_on_a_slope_is_a_speed_up_of_two(result):
     np.testing.assert_allclose(long.loss_ratio["adam"], (500 - 78) / (500 - 39), rtol=1e-6)
     assert long.rival_setting["adam"] == 1.0 and long.setting == 1.0
     assert result.cells[1].at_grid_edge["adam"]
+    # The best rival ends 39 steps of rate 1 lower, which steps of 2 have after half as many.
+    assert long.to_target["adam"] == 40 / 21 and long.target_steps["adam"].steps == 21
+    assert long.wall_clock_to_target["adam"] > 0
 
 
 def test_at_equal_budget_the_step_is_tuned_as_well(result):
@@ -120,11 +128,30 @@ def test_scores_are_of_all_cells_of_each_ring_and_of_each_horizon(result):
     assert result.divergence_rate == 0
 
 
-def test_a_task_without_a_validation_split_has_no_validation_ratio(result):
-    assert np.isnan(result.cells[0].outcomes["per_task_tuned"].valid_ratio["adam"]) == (
-        "valid" not in TASKS["cliff"].family.data
+def test_a_validation_ratio_is_there_where_there_is_a_validation_split(result):
+    """`fixed` gives the cliff a validation split without data; the quadratic has rows of its own."""
+    for cell in result.cells:
+        outcome = cell.outcomes["per_task_tuned"]
+        assert outcome.valid_ratio["adam"] > 0 and np.isfinite(outcome.valid_ratio["adam"])
+        assert (cell.least_valid["learned"] <= cell.valid["learned"] + 1e-6).all()
+        assert np.isnan(outcome.test_ratio["adam"])
+
+
+def test_without_a_validation_split_there_is_no_validation_ratio_and_with_a_test_split_a_test_ratio():
+    family = quadratic()
+    rows = family.data
+    splits = {"bare": {"train": rows["train"]}, "all": rows | {"test": rows["valid"]}}
+    tasks = {label: HeldOut(family._replace(data=data)) for label, data in splits.items()}
+    settings = Settings(**{**vars(SETTINGS), "rivals": ("adam",), "trials": 1, "rates": 2, "horizons": (20,)})
+    bare, whole = evaluate(learned("growing", GROWING, jnp.float32(1)), tasks, settings).cells
+    assert np.isnan(bare.valid["adam"]).all() and np.isnan(
+        bare.outcomes["per_task_tuned"].valid_ratio["best"]
     )
-    assert result.cells[2].outcomes["per_task_tuned"].valid_ratio["adam"] > 0
+    # The test split is the validation split here, and read on the same minibatches.
+    for name in ("learned", "adam"):
+        np.testing.assert_array_equal(whole.test[name], whole.valid[name])
+    outcome = whole.outcomes["per_task_tuned"]
+    assert outcome.test_ratio["best"] == outcome.valid_ratio["best"] > 0
 
 
 def test_time_and_state_are_measured(result):
@@ -142,18 +169,25 @@ def test_progress_ascends_to_the_total(told, result):
     assert told[-1][1] == 2 * 3 * sum(rows.values())
 
 
-def test_what_is_cached_is_not_run_again_and_a_damaged_entry_is(result, cache, monkeypatch):
-    ran = []
-    run = measure_lib._run
+@pytest.fixture
+def ran(monkeypatch):
+    """The chunks that were trained, not found in the cache: the number of tasks and the settings."""
+    chunks, put = [], cache_lib.Entries.put
 
-    def counted(job, *args):
-        ran.extend((label, c.name) for label in job.labels for c in job.contestants)
-        return run(job, *args)
+    def counted(self, rows, seeds, found):
+        chunks.append((len(self.entries), tuple(int(row) for row in rows)))
+        put(self, rows, seeds, found)
 
-    monkeypatch.setattr(measure_lib, "_run", counted)
-    families = {label: task.family for label, task in TASKS.items()}
-    rivals = [hand_designed(name) for name in SETTINGS.rivals]
-    found = measure(families, rivals, SETTINGS, cache=cache)
+    monkeypatch.setattr(cache_lib.Entries, "put", counted)
+    return chunks
+
+
+FAMILIES = {label: task.family for label, task in TASKS.items()}
+
+
+def test_what_is_cached_is_not_run_again_and_a_damaged_entry_is(result, cache, ran):
+    rivals = [hand_designed(name, settings=SETTINGS) for name in SETTINGS.rivals]
+    found = measure(FAMILIES, rivals, SETTINGS, cache=cache)
     assert not ran
     adam = found.grids["adam"]["quadratic"].train(1, 40)[:, 1:]
     best = result.cells[3].outcomes["per_task_tuned"].rival_setting["adam"]
@@ -161,25 +195,87 @@ def test_what_is_cached_is_not_run_again_and_a_damaged_entry_is(result, cache, m
         final_loss(adam[rivals[0].values.index(best)], 1), result.cells[3].loss["adam"]
     )
     entries = sorted(cache.iterdir())
-    assert len(entries) == 6
+    # For each task: Adam and SGD at all horizons at once, Adam with a cosine and the learned one at each of
+    # two.
+    assert len(entries) == 2 * (1 + 1 + 2 + 2)
     damaged = next(path for path in entries if path.name.startswith("sgdm"))
     whole = damaged.read_bytes()
     for damage in (whole[:-1], b"", b"not an archive", whole[:900] + bytes([whole[900] ^ 1]) + whole[901:]):
         damaged.write_bytes(damage)
-        assert cache_lib.load(damaged) is None
-    measure(families, rivals, SETTINGS, cache=cache)
-    assert len(ran) == 1 and ran[0][1] == "sgdm"
-    assert cache_lib.load(damaged) is not None and sorted(cache.iterdir()) == entries
+        assert cache_lib._read(damaged) == {}
+    measure(FAMILIES, rivals, SETTINGS, cache=cache)
+    assert {families for families, _ in ran} == {1} and {row for _, rows in ran for row in rows} == set(
+        range(12)
+    )
+    assert cache_lib._read(damaged) and sorted(cache.iterdir()) == entries
+
+
+def test_an_evaluation_that_was_killed_goes_on_where_it_was(tmp_path, ran, monkeypatch):
+    sgd = [hand_designed("sgdm")]
+    monkeypatch.setattr(cache_lib, "SAVE_EVERY", 0)
+
+    class Killed(BaseException):
+        pass
+
+    def kill(done, total, text):
+        if 3 * done > total:
+            raise Killed
+
+    family = {"cliff": FAMILIES["cliff"]}
+    monkeypatch.setattr(cache_lib.Entry, "save", _saved_once(cache_lib.Entry.save))
+    with pytest.raises(Killed):
+        measure(family, sgd, SETTINGS, cache=tmp_path, progress=kill)
+    done = list(ran)
+    ran.clear()
+    assert 0 < len(done) < 3
+    whole = measure(family, sgd, SETTINGS, cache=tmp_path).grids["sgdm"]["cliff"]
+    assert len(done) + len(ran) == 3 and not {rows for _, rows in done} & {rows for _, rows in ran}
+    never_stopped = measure(family, sgd, SETTINGS).grids["sgdm"]["cliff"]
+    jax.tree.map(np.testing.assert_array_equal, whole, never_stopped)
+
+
+def _saved_once(save):
+    """`Entry.save` without the last call, which a `kill -9` never reaches."""
+
+    def saved(self):
+        if sys.exc_info()[0] is None:
+            save(self)
+
+    return saved
+
+
+def test_more_rates_and_more_seeds_are_added_to_what_is_cached(tmp_path, ran):
+    few = Settings(**{**vars(SETTINGS), "rates": 4, "num_seeds": 1})
+    family = {"cliff": FAMILIES["cliff"]}
+    first = measure(family, [hand_designed("adam_cosine", settings=few)], few, cache=tmp_path)
+    files, chunks = sorted(tmp_path.iterdir()), len(ran)
+    assert chunks == 2  # a length each
+    more = Settings(**{**vars(SETTINGS), "rates": 4})
+    second = measure(family, [hand_designed("adam_cosine", settings=more)], more, cache=tmp_path)
+    assert sorted(tmp_path.iterdir()) == files
+    runs = [found.grids["adam_cosine"]["cliff"].runs for found in (first, second)]
+    for a, b in zip(*runs, strict=True):
+        np.testing.assert_array_equal(a, b[:, :2])
 
 
 def test_a_cache_that_cannot_be_written_only_warns(tmp_path):
     (tmp_path / "cache").write_text("a file where the directory should be")
-    with pytest.warns(UserWarning, match="cannot keep the tuned baseline"):
-        cache_lib.store(tmp_path / "cache" / "entry.npz", {"x": np.zeros(3)})
+    entry = cache_lib.Entry(
+        tmp_path / "cache" / "entry.npz", np.zeros(1), jax.random.split(jax.random.key(0), 1)
+    )
+    entry.put([0], [0], [np.zeros((1, 1, 3))] * 3)
+    with pytest.warns(UserWarning, match="what was measured is not kept: cannot write"):
+        entry.save()
 
 
-def test_another_task_other_data_or_other_settings_are_another_entry():
-    family, code = quadratic(), cache_lib.code_version()
+def names_of(contestant, family, settings=SETTINGS):
+    described = {"one": cache_lib.digests(family)}
+    entries = measure_lib._entries([contestant], described, settings, Path("cache"))
+    return [entry.path.name for entry in entries[contestant.name, "one"]]
+
+
+def test_another_task_other_data_other_settings_or_another_program_are_another_entry(monkeypatch):
+    family = quadratic()
     other_loss = family._replace(
         task=lambda cfg: family.task(cfg)._replace(loss=lambda p, k, d: jnp.sum(p["x"] ** 4))
     )
@@ -187,13 +283,32 @@ def test_another_task_other_data_or_other_settings_are_another_entry():
     described = [cache_lib.digests(f) for f in (family, quadratic(), quadratic(0.1), other_loss)]
     assert described[0] == described[1]
     assert described[0].program == described[2].program != described[3].program
-    names = [measure_lib._entry(adam, d, SETTINGS, code) for d in described]
-    names += [
-        measure_lib._entry(adam, described[0], Settings(), code),
-        measure_lib._entry(hand_designed("adam", 0.02), described[0], SETTINGS, code),
-        measure_lib._entry(adam, described[0], SETTINGS, code + "x"),
+    same = names_of(adam, family)
+    assert same == names_of(adam, quadratic()) == names_of(hand_designed("adam@0.02", "adam"), family)
+    assert same == names_of(adam, family, Settings(**{**vars(SETTINGS), "num_seeds": 9, "rates": 3}))
+    others = [
+        names_of(adam, quadratic(0.1)),
+        names_of(adam, other_loss),
+        names_of(adam, family, Settings()),
+        names_of(adam._replace(build=lambda s, n: optax.adam(s["learning_rate"], b1=0.8)), family),
+        names_of(learned("one", GROWING, jnp.float32(1)), family),
+        names_of(learned("one", GROWING, jnp.float32(2)), family),
     ]
-    assert len(set(names)) == 6 and names[0] == names[1]
+    # The training loop itself: curves that clip the loss, wherever that is written, are other curves.
+    cache_lib.loop_digest.cache_clear()
+    monkeypatch.setattr(optax, "apply_updates", lambda p, u: jax.tree.map(lambda a, b: a + 0.5 * b, p, u))
+    others.append(names_of(adam, family))
+    cache_lib.loop_digest.cache_clear()
+    every = [tuple(same), *map(tuple, others)]
+    assert len(set(every)) == len(every)
+
+
+def test_runs_of_one_file_differ_by_setting_and_seed():
+    keys = jax.random.split(jax.random.key(0), 3)
+    entry = cache_lib.Entry(None, {"rate": np.float32([1, 2]), "decay": np.float32([0, 0])}, keys)
+    assert len({entry.name(row, seed) for row in range(2) for seed in range(3)}) == 6
+    again = cache_lib.Entry(None, {"rate": np.float32([2]), "decay": np.float32([0])}, keys[1:])
+    assert again.name(0, 0) == entry.name(1, 1)
 
 
 def test_families_of_one_shape_are_one_job():
@@ -215,7 +330,7 @@ def test_what_the_device_refuses_is_told_in_one_line():
 
     job = measure_lib.Job(("wide",), (hand_designed("adam"),))
     with pytest.raises(RunError, match="^cannot train wide with adam: RESOURCE_EXHAUSTED: out of memory$"):
-        measure_lib._in_threads(run, [job])
+        in_threads(run, [job])
 
 
 def test_an_optimizer_that_diverges_is_counted_and_gets_the_lowest_score():

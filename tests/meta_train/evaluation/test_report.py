@@ -1,6 +1,7 @@
 """Tables, JSON, CSV, pictures, page and leaderboard of evaluations that are made by hand."""
 
 import csv
+import html
 import html.parser
 import io
 import json
@@ -9,6 +10,7 @@ import pty
 import struct
 import subprocess
 import sys
+from random import Random
 
 import numpy as np
 import pytest
@@ -18,12 +20,14 @@ from meta_train.errors import RunError
 from meta_train.evaluation import document as document_lib
 from meta_train.evaluation.document import document, read, to_csv
 from meta_train.evaluation.files import replace
-from meta_train.evaluation.leaderboard import leaderboard
+from meta_train.evaluation.leaderboard import check_alike, leaderboard, print_board, side_by_side
+from meta_train.evaluation.page import evaluation_page
 from meta_train.evaluation.protocol import Settings
 from meta_train.evaluation.report import print_report, to_markdown
 from meta_train.evaluation.results import Cell, Evaluation, Outcome
 from meta_train.evaluation.scores import TAUS, Interval, Profile, Score
-from meta_train.evaluation.tables import notes, summary
+from meta_train.evaluation.tables import losses, notes, others, rates, scores, speeds, summary
+from meta_train.evaluation.target import Target
 
 NAMES = ("learned", "adam", "adam_cosine")
 NAN = float("nan")
@@ -34,17 +38,35 @@ def cell(task, horizon, diverged=0, ring="A", **changes):
     train = {n: 2 * np.exp(-steps / (20 * (k + 1))) * np.ones((3, 1)) for k, n in enumerate(NAMES)}
     train["learned"][:diverged, horizon // 2 :] = np.inf
     ratios = {"adam": 1000.0 if diverged else 0.25, "adam_cosine": 0.5, "best": 0.5}
-    rates = {"adam": 0.03, "adam_cosine": 0.1}
+    unknown = {name: NAN for name in ratios}
     up = 0.05 if diverged else 2.0
-    outcome = Outcome(up, False, up / 4, ratios, {name: NAN for name in ratios}, 1.0, rates)
+    outcome = Outcome(
+        speed_up=up,
+        censored=False,
+        wall_clock_speed_up=up / 4,
+        loss_ratio=ratios,
+        valid_ratio=unknown,
+        best_valid_ratio=unknown,
+        test_ratio=unknown,
+        to_target={name: 1.25 for name in ratios},
+        wall_clock_to_target={"adam": 0.5, "best": 0.75},
+        target_steps={name: Target(horizon // 2, None if diverged else horizon // 2 + 5) for name in ratios},
+        setting=1.0,
+        rival_setting={"adam": 0.03 if task == "digits" else 0.003, "adam_cosine": 0.1},
+        rival_hyper={"adam_cosine": {"weight_decay": 0.01}},
+    )
+    losses = {n: np.full(3, np.nan) for n in NAMES}
     result = Cell(
         task=task,
         ring=ring,
         horizon=horizon,
         diverged=diverged,
         best="adam_cosine",
+        best_valid="adam",
         loss={n: x[:, -20:].mean(1) for n, x in train.items()},
-        valid={n: np.full(3, np.nan) for n in NAMES},
+        valid=losses,
+        least_valid=losses,
+        test=losses,
         train=train,
         at_grid_edge={"adam": False, "adam_cosine": False},
         wrong_horizon={0.5: 1.5, 2.0: 1.25},
@@ -60,7 +82,8 @@ def evaluation(*cells, mean=2.0):
     nothing = Score(*[Interval(NAN, NAN, NAN)] * 3, NAN, 0)
     metrics = {"speed_up": score, "wall_clock_speed_up": score}
     for name in ("adam", "adam_cosine", "best"):
-        metrics |= {f"loss_ratio/{name}": score, f"valid_ratio/{name}": nothing}
+        metrics |= {f"loss_ratio/{name}": score, f"valid_ratio/{name}": nothing, f"to_target/{name}": score}
+        metrics |= {f"test_ratio/{name}": nothing, f"best_valid_ratio/{name}": nothing}
     comparisons = {"per_task_tuned": metrics, "single_setting": metrics}
     shares = tuple(np.linspace(1, 0, len(TAUS)))
     profile = Profile(TAUS, shares, shares, shares)
@@ -104,13 +127,56 @@ def test_away_from_a_terminal_the_tables_are_markdown(plain, capsys):
     first = lines[: lines.index("")]
     assert len({line.count("|") for line in first}) == 1 and len(first) == 2 + 4
     rows = [[text.strip() for text in line.strip("|").split("|")] for line in first]
-    assert rows[0][:4] == ["held-out task", "steps", "loss", "Adam"] and set(first[1]) <= set("|-:")
-    at = rows[0].index("speed-up")
-    assert rows[2][:2] == ["digits", "50"] and rows[2][at] == "2.00x"
-    assert rows[3][at] == ">= 2.00x" and rows[4][at] == "2/3 diverged"
-    assert rows[4][2] == "inf" and rows[2][-2] == "-"
+    assert rows[0][:4] == ["held-out task", "steps", "loss", "best rival"] and set(first[1]) <= set("|-:")
+    assert rows[2][:2] == ["digits", "50"] and rows[2][3] == "adam_cosine" and rows[2][-1] == "-"
+    assert rows[4][2] == "inf"
+    second = [[text.strip() for text in line.strip("|").split("|")] for line in lines[len(first) + 1 :]]
+    assert second[0][2:5] == ["over Adam", "to best's loss", "sure at"]
+    assert second[2][2:5] == ["2.00x", "1.25x", "30"] and second[2][5:] == ["0.500x", "0.750x"]
+    assert second[3][2] == ">= 2.00x" and second[4][2] == "2/3 diverged"
     assert any(line.split("|")[1:3] == [" per_task_tuned ", "      all (4) "] for line in lines), lines
     assert "\x1b" not in "".join(lines)
+
+
+def test_no_table_has_more_than_seven_columns_and_the_ladder_shows_which_rate_was_best(plain, capsys):
+    doc = document(plain)
+    found = [losses(doc), speeds(doc), scores(doc), rates(doc), *others(doc)]
+    assert all(len(grid.head) <= 7 and len(grid.rows) == len(grid.marks) for grid in found)
+    rows = {row[:2]: row[2:] for row in rates(doc).rows}
+    assert rows["adam", "50"] == ("0.003", "0.03", "10", "digits 0.03, wide 0.003")
+    assert rows["adam_cosine", "100"][2] == "1"
+    print_report(doc)
+    assert "best rate on each task" not in capsys.readouterr().out
+    print_report(make_doc(cell("lm_1e4", 50, ring="L")))
+    assert "best rate on each task" in capsys.readouterr().out
+
+
+def test_a_number_is_green_only_where_it_is_good_itself():
+    """A speed-up of 2 does not make a validation loss of 8.32 against 1.23, or a slower clock, green."""
+    valid = {"learned": np.full(3, 8.32), "adam": np.full(3, 1.23), "adam_cosine": np.full(3, 2.0)}
+    doc = make_doc(cell("digits", 50, valid=valid))
+    row, marks = losses(doc).rows[0], losses(doc).marks[0]
+    assert row[-2:] == ("8.32", "1.23") and marks[-2:] == ("bad", "")
+    assert speeds(doc).rows[0][2:] == ("2.00x", "1.25x", "30", "0.500x", "0.750x")
+    assert speeds(doc).marks[0][2:] == ("good", "good", "", "bad", "bad")
+    page = evaluation_page(doc, {})
+    assert "<td class='bad'>8.32</td>" in page and "<td class='bad'>0.500x</td>" in page
+    assert "<td class='good'>2.00x</td>" in page and "<tr class" not in page
+
+
+def test_the_card_the_table_and_the_csv_say_the_same_of_the_cost():
+    slow = evaluation(cell("digits", 50), cell("wide", 50))
+    slow = slow._replace(
+        ms_per_step={"digits": {"learned": 0.17, "adam": 0.1}, "wide": {"learned": 1.4, "adam": 0.1}}
+    )
+    doc = document(slow, name="mine")
+    rows = list(csv.DictReader(io.StringIO(to_csv(doc))))
+    costs = [float(row["ms_per_step"]) / float(row["adam_ms_per_step"]) for row in rows]
+    words = f"a step takes {min(costs):.2f} to {max(costs):.2f} times Adam's"
+    assert words == "a step takes 1.70 to 14.00 times Adam's"
+    assert any(words in line for line in summary(doc)["notes"]) and words in html.unescape(
+        evaluation_page(doc, {})
+    )
 
 
 def test_a_narrow_terminal_gets_fewer_columns_and_colours():
@@ -133,14 +199,17 @@ def test_a_narrow_terminal_gets_fewer_columns_and_colours():
     os.close(main)
     table = text.decode().split("comparison")[0]
     assert "\x1b[" in table and "a_task_with_a_name" in table and "1/3 diverged" in table
-    assert "its loss" in table and "(rate)" not in table and "…" not in table
+    assert "its loss" in table and "its validation" not in table and "…" not in table
 
 
 def test_the_notes_say_what_to_be_wary_of(plain):
     text = "\n".join(notes(document(plain, trained_for="100 to 500 steps")))
+    assert text.startswith(
+        "best tuned rival: adam_cosine (4 of 4); against it: speed to its final loss 2.00 ["
+    )
     assert "2.00x, 95% interval 1.50 to 2.50, worst 1.00x" in text
     assert "diverged: 50%" in text and "within 2000 steps" in text and "first or last" not in text
-    assert "1.50 when told 0.5 times, 1.25 when told 2.0 times" in text
+    assert "1.50 when given 0.5 times, 1.25 when given 2.0 times" in text
     assert "4.00 to 4.00 times Adam's" in text and "17.0 bytes per parameter, Adam 8.00" in text
     assert "best single learning rates: adam 0.03, adam_cosine 0.1" in text
     assert "inner trainings of 100 to 500 steps" in text
@@ -203,6 +272,8 @@ def test_the_files_are_json_csv_pictures_and_one_page_that_needs_nothing_else(pl
     assert found["cells"][2]["loss"]["learned"][:2] == [None, None] and "train" not in found["cells"][2]
     rows = list(csv.DictReader(io.StringIO(paths[1].read_text())))
     assert len(rows) == 4 * 2 * 3 and rows[0]["task"] == "digits" and rows[0]["rival"] == "adam"
+    assert rows[0]["to_target"] == "1.25" and rows[0]["significant_steps_to_target"] == "30"
+    assert rows[1]["weight_decay"] == "0.01" and rows[2]["rival"] == "best"
     assert float(rows[0]["loss_ratio"]) == 0.25 and rows[0]["valid_ratio"] == ""
     for path in paths[2:4]:
         assert png_size(path)[0] >= 800
@@ -251,14 +322,14 @@ def test_a_picture_of_runs_that_all_diverged_at_once_is_still_drawn():
     from meta_train.evaluation.picture import curves_png
 
     lost = cell("lost", 50, 3)
-    for losses in lost.train.values():
-        losses[:] = np.inf
+    for curve in lost.train.values():
+        curve[:] = np.inf
     assert struct.unpack(">I", curves_png(evaluation(lost))[16:20]) == (800,)
 
 
 def test_importing_the_report_loads_no_matplotlib():
     code = (
-        "import sys, meta_train.evaluation.run, meta_train.evaluation.leaderboard; "
+        "import sys, meta_train.evaluation.evaluate, meta_train.evaluation.leaderboard; "
         "print({'matplotlib', 'wandb', 'sklearn'} & set(sys.modules))"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -281,7 +352,8 @@ def test_a_leaderboard_has_the_best_first_in_every_format(boards, capsys):
     assert [entry["won"] for entry in board["entries"]] == [1, 1]  # equal losses: both win
     printed = capsys.readouterr().out
     rows = [line for line in printed.splitlines() if line.startswith("| fast") or line.startswith("| slow")]
-    assert [row.split()[1] for row in rows] == ["fast", "slow"] and "4.00 [1.50, 2.50]" in rows[0]
+    assert [row.split()[1] for row in rows] == 3 * ["fast", "slow"] and "4.00 [1.50, 2.50]" in rows[0]
+    assert "fast: best tuned rival: adam_cosine (2 of 2)" in printed
     assert json.loads((boards / "out" / "leaderboard.json").read_text()) == board
     rows = list(csv.DictReader(io.StringIO((boards / "out" / "leaderboard.csv").read_text())))
     assert rows[0]["name"] == "fast" and float(rows[0]["value"]) == 4
@@ -311,7 +383,7 @@ def test_evaluations_that_do_not_compare_are_refused_in_one_line(boards):
         (None, "holds no evaluation"),
         ("{", "not JSON"),
         ("[1]", "not an evaluation"),
-        (json.dumps({"format": "meta-train/evaluation", "version": 1}), "version 1 .* this reads 2"),
+        (json.dumps({"format": "meta-train/evaluation", "version": 1}), "version 1 .* this reads 3"),
     ],
 )
 def test_a_file_that_is_no_evaluation_is_refused(tmp_path, text, message):
@@ -319,6 +391,52 @@ def test_a_file_that_is_no_evaluation_is_refused(tmp_path, text, message):
         (tmp_path / "evaluation.json").write_text(text)
     with pytest.raises(RunError, match=message):
         read(tmp_path)
+
+
+def damage(doc, random):
+    """A copy of a document with one value removed, or replaced by one of another kind."""
+    doc = json.loads(json.dumps(doc))
+    where, key = doc, random.choice(list(doc))
+    while isinstance(where[key], (dict, list)) and where[key] and random.random() < 0.9:
+        where = where[key]
+        key = random.choice(list(where)) if isinstance(where, dict) else random.randrange(len(where))
+    if random.random() < 0.4:
+        del where[key]
+    else:
+        where[key] = random.choice([None, "x", -1, 1e308, [], {}, [[]], {"": None}, True])
+    return doc
+
+
+def test_a_leaderboard_of_damaged_evaluations_is_one_line_or_a_board(boards, capsys):
+    """300 documents with one value missing or of another kind (fixed seed): no other exception."""
+    whole, random, refused_ = read(boards / "fast"), Random(0), 0
+    for _ in range(300):
+        (boards / "slow" / "evaluation.json").write_text(json.dumps(damage(whole, random)))
+        try:
+            board = side_by_side({str(boards / name): read(boards / name) for name in ("fast", "slow")})
+            check_alike([boards / "fast", boards / "slow"])
+            print_board(board)
+        except RunError as error:
+            refused_ += 1
+            assert "\n" not in str(error) and "slow" in str(error)
+    capsys.readouterr()
+    assert 100 < refused_ < 300
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("scores", "scores: Field required"),
+        ("cells", "cells: Field required"),
+        ("ms_per_step", "ms_per_step: "),
+    ],
+)
+def test_what_a_damaged_evaluation_lacks_is_named(boards, key, message):
+    doc = read(boards / "fast")
+    del doc[key]
+    (boards / "fast" / "evaluation.json").write_text(json.dumps(doc))
+    with pytest.raises(RunError, match=f"fast/evaluation.json is damaged: {message}"):
+        leaderboard([boards / "fast", boards / "slow"], boards / "out")
 
 
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path):

@@ -21,7 +21,7 @@ import optax
 
 import learned_opt
 import tasks
-from learned_opt.architectures.spectral import warmup_cosine
+from learned_opt.architectures.learned_rate import warmup_cosine
 
 DOCS = ("pydoc[:200000]",)
 PROXIES: dict[str, dict[str, Any]] = {

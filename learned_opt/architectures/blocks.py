@@ -83,7 +83,10 @@ def newton_schulz(x: jax.Array, steps: int = 5) -> jax.Array:
     tall = x.shape[-2] > x.shape[-1]
     x = jnp.swapaxes(x, -1, -2) if tall else x
     x = x / (jnp.linalg.norm(x, axis=(-2, -1), keepdims=True) + 1e-8)
-    for _ in range(steps):
+
+    def iterate(x, _):
         a = x @ jnp.swapaxes(x, -1, -2)
-        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+        return 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x, None
+
+    x, _ = jax.lax.scan(iterate, x, length=steps)  # a loop, which compiles once
     return jnp.swapaxes(x, -1, -2) if tall else x

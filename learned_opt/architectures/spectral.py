@@ -1,5 +1,6 @@
 """The spectral optimizer: Muon and Adam with a learned schedule; its step sizes transfer over width."""
 
+from functools import partial
 from typing import Annotated, Any, Literal, NamedTuple
 
 import haiku as hk
@@ -9,20 +10,23 @@ from annotated_types import Ge, Gt
 
 from learned_opt.architectures.blocks import adam_direction
 from learned_opt.architectures.features import (
-    FRACTIONS,
     LARGE,
-    TIMESCALES,
     Decays,
-    Tensor,
     accumulate,
-    fraction_embedding,
     init_accumulators,
     make_tensor,
-    time_embedding,
+)
+from learned_opt.architectures.learned_rate import (
+    GROUPS,
+    SIGNALS,
+    TIMES,
+    learned_rates,
+    noise_signals,
 )
 from learned_opt.architectures.network import dense, dummy_tensor, fan_in, per_parameter_mlp, tree_like
 from learned_opt.architectures.options import checked, path_matcher
 from learned_opt.architectures.orthogonal import (
+    Kind,
     equalised,
     kinds,
     mean_square_of_outputs,
@@ -34,12 +38,7 @@ from learned_opt.base import LearnedOptimizer
 
 EMBEDDINGS = r"embed|position|\bw[tp]e\b"
 MOMENTUM, FAST, RMS = 0.95, 0.7, 0.99  # decays
-WARMUP = 0.05  # of the training
-USUAL = 500  # steps of a training, at which the input log T is 0
-TIMES = len(TIMESCALES) + len(FRACTIONS) + 1
-SIGNALS = 4
 INPUTS = ("grad", "momentum", "rms_grad", "adam", "param")
-GROUPS = ("matrices", "vectors")
 
 
 class SpectralState(NamedTuple):
@@ -113,8 +112,9 @@ def spectral(
       The learned optimizer; it does not look at the loss. State: 4 bytes a parameter for matrices, 8 for
       others; with a network 12 for all.
 
-    Inputs: see above; to the network, gradient, momenta (.95 and .7), both over Adam's root, and parameter,
-    each of RMS 1 over its tensor; and the signals of its tensor.
+    Inputs: the time t, t / T and log T, and two signals of the noise of each tensor's gradients; with a
+    network, for each parameter, gradient, momenta (.95 and .7), these over Adam's root, and the parameter,
+    each of RMS 1 over its tensor.
     Outputs: two schedules, and with `hidden` a direction for each parameter.
     Source: this project, from Muon (Jordan et al. 2024). Differs from it in: the factor of the step (Muon's
     authors have sqrt(max(1, rows / columns)), for weights that are applied from the left, as here), a lower
@@ -122,18 +122,7 @@ def spectral(
     """
     constant = schedule == "constant"
     path_matcher("embeddings", embeddings, "/")  # refuses what is not a regular expression
-
-    def decays(kind):
-        if hidden:
-            return Decays((MOMENTUM, FAST), (RMS,))
-        return Decays((MOMENTUM,), (RMS,) if adam_steps(kind) else ())
-
-    def adam_steps(kind):
-        return kind == "vector" or (kind == "embedding" and embedding_rate is not None)
-
-    def kept(kind, p):
-        """Whether the outputs of a step are equalised: those of a tall matrix are equal already."""
-        return equalise and not adam_steps(kind) and p.shape[-1] ** 2 > p.size
+    rule = _Rule(vector_rate, embedding_rate, embeddings, equalise, bool(hidden))
 
     def network(tensors, shared):
         layers = [dense(fan_in(INPUTS, tensors, shared), hidden, "0"), dense(hidden, 1, "1", scale=0.0)]
@@ -142,96 +131,102 @@ def spectral(
     net = hk.without_apply_rng(hk.transform(network))
 
     def init(key):
-        theta = {
+        theta: dict[str, Any] = {
             "schedule": {group: jnp.zeros(TIMES) for group in GROUPS},
             "signals": {group: jnp.zeros(SIGNALS) for group in GROUPS},
         }
         if hidden:
-            theta["nn"] = net.init(key, [dummy_tensor(decays("matrix"))], jnp.zeros([1, SIGNALS]))
+            theta["nn"] = net.init(key, [dummy_tensor(rule.decays("matrix"))], jnp.zeros([1, SIGNALS]))
         return theta
-
-    def init_state(params):
-        leaves, tree = jax.tree.flatten(params)
-        which = kinds(params, embeddings)
-        acc = [init_accumulators(p, decays(kind)) for p, kind in zip(leaves, which, strict=True)]
-        outputs = [
-            jnp.zeros(p.shape[-1:]) if kept(kind, p) else None for p, kind in zip(leaves, which, strict=True)
-        ]
-        count = jnp.zeros([], jnp.int32)
-        return SpectralState(count, tree.unflatten(acc), tree.unflatten(outputs), jnp.zeros([len(leaves), 2]))
-
-    def directions(theta, tensors, which, state, signals):
-        """Of each tensor, `O` scaled, or `vector_rate A`; and the outputs' mean squares."""
-        nesterov = [MOMENTUM * t.acc.momentum[..., 0] + (1 - MOMENTUM) * t.grad for t in tensors]
-        found = [
-            adam_direction(t, state.count, MOMENTUM, RMS) if adam_steps(kind) else n
-            for t, n, kind in zip(tensors, nesterov, which, strict=True)
-        ]
-        if hidden:
-            corrections = net.apply(theta["nn"], tensors, signals)
-            found = [corrected(d, o[..., 0]) for d, o in zip(found, corrections, strict=True)]
-        matrices = [i for i, kind in enumerate(which) if not adam_steps(kind)]
-        orthogonal = dict(zip(matrices, orthogonalised([found[i] for i in matrices]), strict=True))
-        tree = jax.tree.structure(state.outputs, is_leaf=lambda x: x is None)
-        outputs = tree.flatten_up_to(state.outputs)
-        rates = {"vector": vector_rate, "embedding": embedding_rate}
-        for i, direction in enumerate(found):
-            if i not in orthogonal:
-                found[i] = rates[which[i]] * direction
-                continue
-            step = orthogonal[i]
-            if outputs[i] is not None:
-                outputs[i] = MOMENTUM * outputs[i] + (1 - MOMENTUM) * mean_square_of_outputs(step)
-                step = equalised(step, outputs[i])
-            found[i] = spectral_scale(step.shape) * step
-        return found, tree.unflatten(outputs)
 
     def build(theta, num_steps=None):
         def update(grads, state, params, value):
             del value
             which = kinds(params, embeddings)
-            tensors, state = _observe(grads, state, params, [decays(kind) for kind in which])
-            signals = noise_signals(tensors, state)
+            tensors, state = _observe(grads, state, params, [rule.decays(kind) for kind in which])
+            signals = noise_signals(tensors, state.signals)
             rates = jnp.full(len(tensors), learning_rate)
             if not constant:
-                base = learning_rate * warmup_cosine(state.count - 1, num_steps)
-                rates = base * _factors(theta, which, signals, state.count, num_steps, limit)
-            steps, outputs = directions(theta, tensors, which, state, signals)
+                vectors = jnp.array([kind == "vector" for kind in which])
+                rates = learning_rate * learned_rates(
+                    theta, vectors, signals, state.count - 1, num_steps, limit
+                )
+            found = _before_orthogonalisation(rule, tensors, which, state.count)
+            if hidden:
+                corrections = net.apply(theta["nn"], tensors, signals)
+                found = [corrected(d, o[..., 0]) for d, o in zip(found, corrections, strict=True)]
+            found, outputs = _directions(rule, found, which, state.outputs)
             steps = [
-                -rate * (d + weight_decay * t.param) for rate, d, t in zip(rates, steps, tensors, strict=True)
+                -rate * (d + weight_decay * t.param) for rate, d, t in zip(rates, found, tensors, strict=True)
             ]
             return tree_like(steps, params), state._replace(outputs=outputs)
 
+        init_fn = partial(_init_state, rule=rule)
         needs = ("params",) if constant else ("params", "num_steps")
-        return transformation("spectral", init_state, update, needs=needs, num_steps=num_steps)
+        return transformation("spectral", init_fn, update, needs=needs, num_steps=num_steps)
 
     return LearnedOptimizer(init, build, needs=() if constant else ("num_steps",))
 
 
-def warmup_cosine(count: Any, num_steps: Any) -> jax.Array:
-    """f32[] in [0, 1]: rises linearly over the first 5 % of the steps, then falls along a cosine to 0 at T.
+class _Rule(NamedTuple):
+    """Options of `spectral` that say which tensor is stepped how."""
 
-    Args:
-      count: i32[], updates so far, 0 at the first, whose rate is one step up.
-      num_steps: T.
-    """
-    rise = jnp.maximum(1.0, jnp.round(WARMUP * jnp.asarray(num_steps, jnp.float32)))
-    done = jnp.clip((count + 1 - rise) / jnp.maximum(num_steps + 1 - rise, 1.0), 0.0, 1.0)
-    return jnp.minimum((count + 1) / rise, 1.0) * 0.5 * (1 + jnp.cos(jnp.pi * done))
+    vector_rate: float
+    embedding_rate: float | None
+    embeddings: str
+    equalise: bool
+    network: bool
+
+    def by_adam(self, kind: Kind) -> bool:
+        return kind == "vector" or (kind == "embedding" and self.embedding_rate is not None)
+
+    def decays(self, kind: Kind) -> Decays:
+        if self.network:
+            return Decays((MOMENTUM, FAST), (RMS,))
+        return Decays((MOMENTUM,), (RMS,) if self.by_adam(kind) else ())
+
+    def equalises(self, kind: Kind, p: jax.Array) -> bool:
+        """Those of a matrix with fewer outputs than inputs are equal already."""
+        return self.equalise and not self.by_adam(kind) and p.shape[-1] ** 2 > p.size
 
 
-def noise_signals(tensors: list[Tensor], state: SpectralState) -> jax.Array:
-    """f32[M, 4]: two signals of each tensor's noise, and the means of both over all tensors.
+def _init_state(params: Any, rule: _Rule) -> SpectralState:
+    leaves, tree = jax.tree.flatten(params)
+    which = kinds(params, rule.embeddings)
+    acc, outputs = [], []
+    for p, kind in zip(leaves, which, strict=True):
+        acc.append(init_accumulators(p, rule.decays(kind)))
+        outputs.append(jnp.zeros(p.shape[-1:]) if rule.equalises(kind, p) else None)
+    count = jnp.zeros([], jnp.int32)
+    return SpectralState(count, tree.unflatten(acc), tree.unflatten(outputs), jnp.zeros([len(leaves), 2]))
 
-    The first is 1 plus the logarithm of the momentum's norm over the gradients' root mean squared norm: 1
-    where all gradients agree, -.8 where there is only noise. The second is the running mean of the cosine
-    between a gradient and the momentum before it, which is negative where steps overshoot.
-    """
-    momenta = jnp.stack([jnp.sum(jnp.square(t.acc.momentum[..., 0])) for t in tensors])
-    own = jnp.stack(
-        [1 + 0.5 * jnp.log((momenta + 1e-20) / (state.signals[:, 0] + 1e-20)), state.signals[:, 1]], -1
-    )
-    return jnp.concatenate([own, jnp.broadcast_to(jnp.mean(own, 0), own.shape)], -1)
+
+def _before_orthogonalisation(rule, tensors, which, count):
+    """Adam's direction, or the Nesterov momentum of a matrix."""
+    return [
+        adam_direction(t, count, MOMENTUM, RMS)
+        if rule.by_adam(kind)
+        else MOMENTUM * t.acc.momentum[..., 0] + (1 - MOMENTUM) * t.grad
+        for t, kind in zip(tensors, which, strict=True)
+    ]
+
+
+def _directions(rule, found, which, outputs):
+    """Of each tensor, O scaled, or Adam's direction times its rate; and the outputs' mean squares."""
+    matrices = [i for i, kind in enumerate(which) if not rule.by_adam(kind)]
+    orthogonal = dict(zip(matrices, orthogonalised([found[i] for i in matrices]), strict=True))
+    tree = jax.tree.structure(outputs, is_leaf=lambda x: x is None)
+    squares, steps = tree.flatten_up_to(outputs), []
+    for i, direction in enumerate(found):
+        if i not in orthogonal:
+            steps.append((rule.vector_rate if which[i] == "vector" else rule.embedding_rate) * direction)
+            continue
+        step = orthogonal[i]
+        if squares[i] is not None:
+            squares[i] = MOMENTUM * squares[i] + (1 - MOMENTUM) * mean_square_of_outputs(step)
+            step = equalised(step, squares[i])
+        steps.append(spectral_scale(step.shape) * step)
+    return steps, tree.unflatten(squares)
 
 
 def corrected(direction: jax.Array, correction: jax.Array) -> jax.Array:
@@ -239,15 +234,6 @@ def corrected(direction: jax.Array, correction: jax.Array) -> jax.Array:
     size = jnp.sqrt(jnp.mean(jnp.square(direction)) + 1e-30)
     turned = direction + size * correction
     return turned * size / jnp.sqrt(jnp.mean(jnp.square(turned)) + 1e-30)
-
-
-def _factors(theta, which, signals, count, num_steps, limit):
-    """f32[M]: exp of what the schedule says of each tensor."""
-    log_t = jnp.log(jnp.asarray(num_steps, jnp.float32) / USUAL)[None]
-    times = jnp.concatenate([time_embedding(count), fraction_embedding(count, num_steps), log_t])
-    level = {group: theta["schedule"][group] @ times + signals @ theta["signals"][group] for group in GROUPS}
-    vectors = jnp.array([kind == "vector" for kind in which])
-    return jnp.exp(jnp.clip(jnp.where(vectors, level["vectors"], level["matrices"]), -limit, limit))
 
 
 def _observe(grads, state, params, decays):

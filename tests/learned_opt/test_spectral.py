@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from learned_opt import spectral
+from learned_opt.architectures.learned_rate import warmup_cosine
 from learned_opt.architectures.orthogonal import (
     as_matrix,
     equalised,
@@ -15,7 +16,7 @@ from learned_opt.architectures.orthogonal import (
     orthogonalised,
     spectral_scale,
 )
-from learned_opt.architectures.spectral import EMBEDDINGS, warmup_cosine
+from learned_opt.architectures.spectral import EMBEDDINGS
 
 T = 40
 

@@ -24,7 +24,7 @@ quickstart: $(VENV)/.train  ## meta-train, evaluate and export an optimizer: und
 	$(BIN)/meta-train export runs/quickstart --out runs/quickstart/optimizer
 
 # A second call continues where the first one stopped.
-general: $(VENV)/.train  ## meta-train `pretrained:general` again: about an hour on 2 cores
+general_v1: $(VENV)/.train  ## meta-train `pretrained:general_v1` again: about an hour on 2 cores
 	$(BIN)/meta-train run configs/general.yaml --resume && $(BIN)/meta-train export runs/general --last
 	for phase in general_2 general_3 general_4; do \
 	  $(BIN)/meta-train run configs/$$phase.yaml --resume && $(BIN)/meta-train export runs/$$phase || exit 1; done

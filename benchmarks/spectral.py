@@ -1,11 +1,12 @@
 """What the `spectral` optimizer's rate should be, and whether it transfers over width and horizon.
 
     python benchmarks/spectral.py [TASK ...] [--rates 0.01 0.03 0.1] [--steps 200 1000] [--seeds 2]
-                                  [--optimizer pretrained:general] [--json FILE]
+                                  [--optimizer pretrained:general ...] [--json FILE]
 
 For every task and horizon: the training loss over the last twentieth of the steps (at least 20) and the
 validation loss after them, of AdamW with warm-up and cosine and of the spectral optimizer, each at
-several rates. The tasks are proxies of 1 thousand to 0.7 million parameters; none is in an evaluation ring.
+several rates. The tasks are proxies of 1 thousand to 0.3 million parameters, on which the rate was chosen;
+none is in an evaluation ring. Tasks of rings A and B can be named as well, to measure, never to choose.
 """
 
 import argparse
@@ -22,6 +23,7 @@ import optax
 import learned_opt
 import tasks
 from learned_opt.architectures.learned_rate import warmup_cosine
+from tasks.rings import RING_A, RING_B
 
 DOCS = ("pydoc[:200000]",)
 PROXIES: dict[str, dict[str, Any]] = {
@@ -50,6 +52,7 @@ PROXIES: dict[str, dict[str, Any]] = {
     },
     "mlp_300k": {"name": "image_mlp", "datasets": ("teacher:62",), "hidden": (512, 512)},
 }
+MEASURED = {**PROXIES, **RING_A, **RING_B}
 LARGE = ("lm_25k", "lm_320k", "mlp_300k")
 ADAMW_RATES = (0.001, 0.003, 0.01, 0.03, 0.1)
 RATES = (0.01, 0.02, 0.03, 0.05, 0.1)
@@ -88,7 +91,7 @@ def losses_at(spec: dict[str, Any], build: Callable[[jax.Array, int], Any], step
             params, state = carry
             key = jax.random.fold_in(key_steps, t)
             loss, grads = jax.value_and_grad(task.loss)(params, key, data["train"])
-            updates, state = tx.update(grads, state, params)
+            updates, state = optax.with_extra_args_support(tx).update(grads, state, params, value=loss)
             return (optax.apply_updates(params, updates), state), loss
 
         start = task.init(key_params)
@@ -106,11 +109,11 @@ def losses_at(spec: dict[str, Any], build: Callable[[jax.Array, int], Any], step
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("tasks", nargs="*", default=list(PROXIES), help=", ".join(PROXIES))
+    parser.add_argument("tasks", nargs="*", default=list(PROXIES), help=", ".join(MEASURED))
     parser.add_argument("--rates", nargs="+", type=float, help="of the spectral optimizer")
     parser.add_argument("--steps", nargs="+", type=int, help="200 and 1000; 500 for the large ones")
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--optimizer", help="an artefact; then the rates are factors, 1 by default")
+    parser.add_argument("--optimizer", nargs="+", help="artefacts; then the rates are factors, 1 by default")
     parser.add_argument("--no-adamw", action="store_true")
     parser.add_argument("--json")
     args = parser.parse_args()
@@ -119,10 +122,10 @@ def main() -> None:
     for name in args.tasks:
         for steps in args.steps or ([500] if name in LARGE else [200, 1000]):
             runs = {} if args.no_adamw else {"adamw": (adamw, ADAMW_RATES)}
-            runs[args.optimizer or "spectral"] = (spectral(args.optimizer), rates)
+            runs |= {label or "spectral": (spectral(label), rates) for label in args.optimizer or [None]}
             for label, (build, values) in runs.items():
                 start = time.perf_counter()
-                losses = losses_at(PROXIES[name], build, steps, args.seeds)(values)
+                losses = losses_at(MEASURED[name], build, steps, args.seeds)(values)
                 found.append(
                     {
                         "task": name,

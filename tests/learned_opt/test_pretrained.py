@@ -54,7 +54,7 @@ NAMES = sorted(path.name for path in (Path(learned_opt.__file__).parent / "pretr
 
 
 def test_there_are_optimizers_in_the_package():
-    assert {"quickstart", "general"} <= set(NAMES)
+    assert {"quickstart", "general", "general_v1"} <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -80,6 +80,43 @@ def test_a_packaged_optimizer_trains_a_regression_and_its_card_tells_what_it_is(
     for heading in ("## Use", "## Where it comes from", "## Meta-training", "## Evaluation"):
         assert heading in card
     assert f'learned_opt.load("pretrained:{name}"' in card and "ring B" in card
+
+
+def test_general_learns_clusters_within_a_hundred_steps_and_does_not_forget_them():
+    """A network of 144-64-64-10 on ten clusters, 1,000 steps: steps that are too large reach a loss of 0
+    early, then leave it again, and end with a validation loss above 2."""
+    centres = 0.6 * jax.random.normal(jax.random.key(0), (10, 144))
+
+    def clusters(key, rows):
+        key_class, key_noise = jax.random.split(key)
+        y = jax.random.randint(key_class, (rows,), 0, 10)
+        return centres[y] + jax.random.normal(key_noise, (rows, 144)), y
+
+    train, valid = clusters(jax.random.key(1), 1000), clusters(jax.random.key(2), 1000)
+
+    def loss(params, x, y):
+        for layer in params[:-1]:
+            x = jax.nn.relu(x @ layer["w"] + layer["b"])
+        x = x @ params[-1]["w"] + params[-1]["b"]
+        return optax.softmax_cross_entropy_with_integer_labels(x, y).mean()
+
+    tx = learned_opt.load("pretrained:general", num_steps=1000)
+
+    def step(carry, key):
+        params, state = carry
+        rows = jax.random.randint(key, (64,), 0, 1000)
+        value, grads = jax.value_and_grad(loss)(params, train[0][rows], train[1][rows])
+        updates, state = tx.update(grads, state, params, value=value)
+        return (optax.apply_updates(params, updates), state), value
+
+    params = [
+        {"w": jax.random.normal(jax.random.key(10 + i), (a, b)) * (2 / a) ** 0.5, "b": jnp.zeros(b)}
+        for i, (a, b) in enumerate(((144, 64), (64, 64), (64, 10)))
+    ]
+    keys = jax.random.split(jax.random.key(3), 1000)
+    (params, _), losses = jax.jit(lambda p: jax.lax.scan(step, (p, tx.init(p)), keys))(params)
+    assert losses[100:].max() < 0.05
+    assert loss(params, *valid) < 0.5
 
 
 def test_the_packaged_optimizers_are_in_the_wheel():

@@ -42,7 +42,7 @@ lint: $(VENV)/.dev  ## run ruff and pyright
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 docs: $(VENV)/.dev  ## write the tables of docs/ from the registries, and the drawing of its first page
-	$(BIN)/python docs/make_tables.py
+	$(BIN)/python -m docs.make_tables
 	$(BIN)/python docs/make_windows_drawing.py
 
 bench: $(VENV)/.dev  ## compare an outer step with one written by hand

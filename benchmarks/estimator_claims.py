@@ -1,9 +1,9 @@
-"""Variance and cost of every estimator, measured, beside what its docstring claims: docs/estimator_claims.json.
+"""Variance and cost of every estimator, measured, and its formulas: docs/estimator_claims.json.
 
-Variance: the trace of the covariance of one particle's gradient, window by window (K = 1, T = 8), over the squared
-length of the window's true gradient, on two systems: losses linear in theta with random influences (12 numbers
-in theta), and a linear-quadratic one (8 numbers), where the formulas hold exactly too. Influences g[w, j], the
-gradient of loss w by theta as step j used it, are computed by automatic differentiation.
+Variance: the trace of the covariance of one particle's gradient, window by window (K = 1, T = 8), over the
+squared length of the window's true gradient, on two systems: losses linear in theta with random influences
+(12 numbers in theta), and a linear-quadratic one (8 numbers), where the formulas hold exactly too. Influences
+g[w, j], the gradient of loss w by theta as step j used it, are computed by automatic differentiation.
 
 Cost: floating-point operations of the compiled estimate of one particle, over those of one step, by XLA's own
 cost analysis, which counts the body of a loop once: so the number is one of windows of K steps. On a matrix
@@ -98,7 +98,7 @@ def guided_variance(g: Influences) -> np.ndarray:
 
 
 def artbp_variance(g: Influences) -> np.ndarray:
-    """Of the mean over windows: `sum (q^overlap - 1) g_wj . g_vi`, q = 1 / (1 - c), over the cuts both pass."""
+    """Of the mean over windows: `sum (q^overlap - 1) g_wj . g_vi`, q = 1 / (1 - c), in common steps."""
     q = 1 / (1 - 1 / CUT)
     w, j = np.tril_indices(len(g))
     overlap = np.clip(np.minimum(w[:, None], w) - np.maximum(j[:, None], j), 0, None)
@@ -137,7 +137,7 @@ FORMULAS: dict[str, Callable[[Influences], np.ndarray]] = {
 
 
 def variances(name: str, system: UnrolledSystem, theta: Any, data: Any, samples: int) -> np.ndarray:
-    """f64[W]: trace of the covariance of one particle's gradient in each window of its second inner problem."""
+    """f64[W]: trace of the covariance of one particle's gradient, by window of a second inner problem."""
     window = 1 if truncates(ESTIMATORS[name]) else LENGTH
     options = {"num_particles": 1, "truncation_length": window, "sigma": 0.1, "stagger": False}
     estimator = build(ESTIMATORS[name], system, **options, **OPTIONS.get(name, {}))
@@ -211,21 +211,25 @@ def flops(function: Callable[..., Any], *args: Any) -> float:
     return float(jax.jit(function).lower(*args).compile().cost_analysis()["flops"])  # type: ignore[index]
 
 
+def count(name: str, system: UnrolledSystem, theta: Any, data: Any) -> float:
+    """Operations of one particle's estimate over those of one step of the system."""
+    key = jax.random.key(0)
+    state, _ = system.init(theta, key)
+    window = LENGTH // 2 if truncates(ESTIMATORS[name]) else LENGTH
+    estimator = build(ESTIMATORS[name], system, num_particles=1, truncation_length=window)
+    particles = jax.eval_shape(estimator.init, theta, key)
+    one = flops(system.step, theta, state, key, data)
+    return round(flops(estimator.estimate, theta, particles, key, data) / one, 1)
+
+
 def costs(names: list[str]) -> dict[str, dict[str, float]]:
-    """Label -> estimator -> operations of one particle's estimate over those of one step."""
+    """Label -> estimator -> `count`."""
     found: dict[str, dict[str, float]] = {}
     for label, make_system in (("product", matrix_product), ("network", small_network)):
-        system, theta, data = make_system()
-        key = jax.random.key(0)
-        state, _ = system.init(theta, key)
-        one = flops(system.step, theta, state, key, data)
+        system = make_system()
         for name in names:
-            window = LENGTH // 2 if truncates(ESTIMATORS[name]) else LENGTH
-            estimator = build(ESTIMATORS[name], system, num_particles=1, truncation_length=window)
-            particles = jax.eval_shape(estimator.init, theta, key)
-            steps = flops(estimator.estimate, theta, particles, key, data) / one
-            found.setdefault(label, {})[name] = round(steps, 1)
-            print(label, name, steps, flush=True)
+            found.setdefault(label, {})[name] = count(name, *system)
+            print(label, name, found[label][name], flush=True)
     return found
 
 

@@ -17,9 +17,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from docs import make_estimators
 from learned_opt import LEARNED_OPTIMIZERS, LearnedOptimizer
 from meta_train.cli.describe import split_docstring
-from meta_train.estimators import CLAIMS, ESTIMATORS
 from tasks import NAMED, TASKS, TaskFamily, expand, make
 
 
@@ -65,47 +65,9 @@ def sections(rows: dict[str, dict[str, str]], first: str, parts: dict[str, tuple
     )
 
 
-def test_of(name: str) -> str:
-    """What the contract tests assert of an estimator's mean."""
-    claim = CLAIMS.get(name)
-    if claim is None:
-        return "nothing is claimed of its mean"
-    if claim.smoothing is None:
-        return "every unbiasedness check catches it; the known truncation bias"
-    mixed = ", ".join(f"`{check.removeprefix('unbiased: ')}`" for check in claim.mixed)
-    return f"unbiased but for {mixed}, whose smoothing it mixes" if mixed else "all of it, unbiased"
-
-
 def estimators() -> str:
     """docs/estimators.md."""
-    rows = {}
-    for name, factory in sorted(ESTIMATORS.items()):
-        doc = inspect.getdoc(factory) or ""
-        row = {key.lower(): part(doc, key) for key in ("Bias", "Variance", "Reduces to", "Source")}
-        row["compute"], _, row["memory"] = part(doc, "Cost").partition("; memory ")
-        row["method"] = split_docstring(factory)[0]
-        row["needs"] = part(doc, "Needs") or "nothing but the losses"
-        row["`check_estimator`"] = test_of(name)
-        rows[name] = row
-    return page(
-        "Estimators of the outer gradient",
-        "K is `truncation_length`, T the length of an inner problem, N `num_particles`; a window is K steps. "
-        "[Choosing an estimator](choosing-an-estimator.md) has a shorter table.",
-        "`meta_train.testing.check_estimator` tests every claim of bias against gradients known in closed "
-        "form, for these estimators (`tests/meta_train/estimators/test_contract.py`) and for your own. "
-        "`meta-train describe NAME` prints the options of each. PES, NRES, full ES, GPES and truncated ES "
-        "share the options of `noise`: orthogonal pairs, common random numbers, and schedules and scales of "
-        "sigma.",
-        table=sections(
-            rows,
-            "estimator",
-            {
-                "What each one estimates": ("method", "bias", "variance", "reduces to", "`check_estimator`"),
-                "What each one costs": ("compute", "memory", "needs"),
-                "Where each one comes from": ("source",),
-            },
-        ),
-    )
+    return make_estimators.estimators(part, table, measured("estimator_claims.json"))
 
 
 def tasks() -> str:

@@ -25,6 +25,8 @@ class Objective(NamedTuple):
       offset: added before the logarithm.
       late: step t of T weighs `(1 + late) (t / T)^late`: 0 for all alike, more where the end of a training
         matters more than its course.
+      hold_diverged: every step after one whose loss is not finite counts as a diverged one, until T; False:
+        the rollout restarts at its next window (`UnrolledSystem.hold_diverged`). Not where reduce is "last".
     """
 
     loss: Literal["train", "valid"] = "train"
@@ -33,6 +35,7 @@ class Objective(NamedTuple):
     cap: float = 4.0
     offset: float = 0.02
     late: float = 0.0
+    hold_diverged: bool = False
 
 
 MEAN_LOG_LOSS = Objective()
@@ -157,7 +160,8 @@ def inner_training(
     worst = float(meta_loss(objective.cap)) * (longest if objective.reduce == "last" else 1)
     if worst > 0:
         worst *= 1 + objective.late
-    return UnrolledSystem(init, step, multiple if shortest != longest else longest, longest, worst)
+    every = multiple if shortest != longest else longest
+    return UnrolledSystem(init, step, every, longest, worst, hold_diverged=objective.hold_diverged)
 
 
 def _lengths(unroll_length, multiple):

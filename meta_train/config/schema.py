@@ -125,6 +125,8 @@ class Objective(Section):
     """Added before the logarithm."""
     late: Annotated[float, Ge(0)] = 0.0
     """Step t of T weighs (1 + late) (t / T)^late: 0 for all alike, 3 where the end is what matters."""
+    hold_diverged: bool = False
+    """All steps after one whose loss is not finite count as cap, instead of a restart at the next window."""
 
     @model_validator(mode="after")
     def _has_logarithm(self):
@@ -132,6 +134,8 @@ class Objective(Section):
             raise ValueError(f"cap must be > -offset ({-self.offset}) where log is true, got {self.cap}")
         if self.late and self.reduce == "last":
             raise ValueError(f"late must be 0 where reduce is last, got {self.late}")
+        if self.hold_diverged and self.reduce == "last":
+            raise ValueError("hold_diverged must be false where reduce is last, got true")
         return self
 
 

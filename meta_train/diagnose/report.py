@@ -24,6 +24,7 @@ from meta_train.run.random_walk import advice, assess, summary
 from meta_train.run.train import set_up_jax
 
 FORMAT, VERSION = "meta-train/diagnosis", 1
+DIVERGED = 0.01  # the share of diverged windows from which the closing line warns
 ALIGNED = 0.9  # the least cosine with the reference of what is recommended
 WIDE = 100  # characters that all columns of the table need
 WIDE_ONLY = ("variance", "KiB", "diverged")
@@ -132,11 +133,15 @@ def closing_line(found: Diagnosis) -> str:
         f"use {_advice(best)}: the most signal per second of what keeps the gradient's direction "
         f"(cosine {best.cosine:.2f} +- {best.cosine_error:.2f}, "
     )
+    diverged = ""
+    if best.diverged >= DIVERGED:
+        diverged = f"; warning: {best.diverged:.1%} of its windows have a loss that is not finite"
+    size = "a bias" if math.isnan(best.bias) else f"a bias of {_number(best.bias)}"
     if best.z < DISTINCT:
-        return line + f"no bias found, z = {best.z:.1f})"
+        return line + f"{size} that these samples cannot tell from noise, z = {best.z:.1f}){diverged}"
     other = choose(found, unbiased=True)
     also = f"; without a bias that shows: {_advice(other)}" if other else ""
-    return line + f"biased all the same, z = {best.z:.1f}{also})"
+    return line + f"{size}, z = {best.z:.1f}{also}){diverged}"
 
 
 def _advice(row: Row) -> str:

@@ -36,7 +36,8 @@ def artbp(
     1 / (1 - c_t): one on average.
 
     Bias: none, unless `max_window` cuts it where the draw did not.
-    Variance: grows with T / `mean_length`, geometrically for constant c, like a power for "lomax".
+    Variance: `sum (q^n - 1) g . g' / T^2` for constant c, q = 1 / (1 - c), over all pairs of influences g, g'
+      of a step on a loss, n the steps that both pass. There is no closed form for "lomax".
     Cost: about 4 T steps for one outer step; memory T |inner state| (`max_window` in place of T).
     Needs: a system that is differentiable in theta and state.
     Reduces to: BPTT as `mean_length` goes to infinity.

@@ -52,9 +52,10 @@ def guided_es(
 
     Bias: none for linear and quadratic losses; otherwise both parts of the gradient are that of the objective
       smoothed by noise in their own space (theta frozen).
-    Variance: `V(k, U g) / (1 - a) + V(d - k, g - U g) / a` and the products of both means, V(d, g) being
-      PES's: in the first window `(k + 2) / (1 - a) - 1` times |g|^2 where the surrogates hold the whole
-      gradient, `(d - k + 2) / a - 1` where they hold nothing of it; PES has d + 1.
+    Variance: `S(k, U g) / (1 - a) + S(d - k, g - U g) / a - |G|^2` for a linear loss, U g the part of g in
+      the span, `S(d, g) = d w sum_j |g_j|^2 + 2 |sum_j g_j|^2` in window w (PES: `S(d, g) - |G|^2`). In the
+      first window it is `(k + 2) / (1 - a) - 1` times |G|^2 where the surrogates hold the whole gradient,
+      `(d - k + 2) / a - 1` where they hold nothing of it; PES has d + 1.
     Cost: about 6 K steps; memory 3 |inner state| + (k + 1) |theta|, and K |inner state| and (k + 3) |theta|
       while a window runs.
     Needs: a system that is differentiable in theta and state.

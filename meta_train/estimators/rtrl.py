@@ -34,8 +34,8 @@ def rtrl(
     `J <- ds'/ds J + ds'/dtheta; grad = mean(dL/ds J + dL/dtheta)`, the whole influence of theta.
 
     Bias: none, theta frozen during an inner problem.
-    Variance: only that of the tasks and minibatches; explodes where the inner dynamics are chaotic.
-    Cost: about |theta| K steps; memory |theta| |inner state|: for at most some hundred meta-parameters.
+    Variance: only that of the tasks and minibatches: 0 where nothing is random.
+    Cost: about (1 + 2 |theta|) K steps; memory |theta| |inner state|: for at most some hundred meta-parameters.
     Needs: a system that is differentiable in theta and state, forward mode.
     Reduces to: BPTT where T = K.
 

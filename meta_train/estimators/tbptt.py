@@ -22,7 +22,7 @@ def tbptt(
 
     Bias: truncation: what theta did before the window counts as given. Can have the wrong sign.
     Variance: only that of the tasks and minibatches: 0 where nothing is random.
-    Cost: about 3 K steps (4 K with `remat`); memory K |inner state|, with `remat` the states alone.
+    Cost: about 4 K steps (3 K without `remat`); memory K |inner state|, with `remat` the states alone.
     Needs: a system that is differentiable in theta and state.
     Reduces to: BPTT where T = K.
 

@@ -130,13 +130,13 @@ def check_pooled(found: dict[str, Check]) -> Check:
 
 def checks(subject: Subject) -> Iterator[tuple[str, Check]]:
     """The suite of `check_estimator`, one check after the other, the cheapest first."""
-    yield from check_loop(subject).items()
     yield from check_episodes(subject).items()
     found = {}
     for name, case in (LIMITS | UNBIASED).items():
         found[name] = case.check(subject)
         yield name, found[name]
     yield "unbiased: pooled", check_pooled(found)
+    yield from check_loop(subject).items()
 
 
 def check_estimator(

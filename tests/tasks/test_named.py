@@ -10,9 +10,8 @@ from tasks import rings
 from tasks.named import NAMED
 
 
-def test_there_are_at_least_25_families_and_60_named_tasks_that_use_all_of_them():
-    assert len(tasks.TASKS) >= 25 and len(NAMED) >= 60
-    assert {spec["name"] for spec in NAMED.values()} == set(tasks.TASKS)
+def test_there_are_at_least_60_named_tasks_of_30_families_or_more():
+    assert len(NAMED) >= 60 and len({spec["name"] for spec in NAMED.values()}) >= 30
     specs = [repr(sorted(spec.items())) for spec in NAMED.values()]
     assert len(set(specs)) == len(specs)
 

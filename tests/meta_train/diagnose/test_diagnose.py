@@ -139,7 +139,19 @@ def test_the_choice_has_the_most_signal_per_second_of_what_is_aligned():
 
 def test_a_choice_with_a_bias_is_named_beside_one_without():
     line = closing_line(diagnosis(row("nres"), row("tbptt", sigma=None, z=12.0, speed=9.0, n_crit=0.3)))
-    assert "use tbptt K=5 with 1 particle:" in line and "biased" in line and "nres K=5 sigma=0.1" in line
+    assert (
+        "use tbptt K=5 with 1 particle:" in line
+        and "a bias of 0.100, z = 12.0; without" in line
+        and "nres K=5 sigma=0.1" in line
+    )
+
+
+def test_the_closing_line_names_a_bias_that_is_not_told_from_noise_and_the_diverged_windows():
+    some = row("nres", z=2.2)._replace(bias=0.289, diverged=0.2)
+    line = closing_line(diagnosis(some))
+    assert "a bias of 0.289 that these samples cannot tell from noise, z = 2.2" in line
+    assert line.endswith("warning: 20.0% of its windows have a loss that is not finite")
+    assert "warning" not in closing_line(diagnosis(row("nres")))
 
 
 def test_a_sigma_that_turns_the_gradient_is_not_chosen():

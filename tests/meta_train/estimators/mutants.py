@@ -1,7 +1,7 @@
 """Wrong variants of right estimators: what `check_estimator` must catch.
 
-`MUTANTS` maps a name to a factory and to what it claims to smooth by. Most wrap a right estimator and spoil one
-thing of it; those of the rules inside restate PES for one particle with one thing wrong (`wrong_pes`).
+`MUTANTS` maps a name to a factory and to what it claims to smooth by. Most wrap a right estimator and spoil
+one thing of it; those of the rules inside restate PES for one particle with one thing wrong (`wrong_pes`).
 """
 
 import functools

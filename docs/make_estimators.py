@@ -1,12 +1,14 @@
 """docs/estimators.md: claims from the docstrings, figures from docs/estimator_claims.json."""
 
 import inspect
+import textwrap
 from collections.abc import Callable
 from typing import Any
 
 from meta_train.cli.describe import split_docstring
 from meta_train.estimators import CLAIMS, ESTIMATORS
 
+WHOLE_WORDS: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
 SYSTEMS = {
     "linear": "losses linear in theta, random influences, |theta| = 12",
     "quadratic": "linear-quadratic, |theta| = 8",
@@ -65,7 +67,11 @@ def estimators(part: Callable[[str, str], str], table: Callable[..., str], claim
             "Reduces to": part(doc, "Reduces to"),
             "Source": part(doc, "Source"),
         }
-        lines = [f"* **{label}**: {text.rstrip('.')}." for label, text in facts.items() if text]
+        lines = [
+            textwrap.fill(f"* **{label}**: {text.rstrip('.')}.", 118, subsequent_indent="  ", **WHOLE_WORDS)
+            for label, text in facts.items()
+            if text
+        ]
         sections.append("\n".join([f"### {name}", "", *lines, "", *_variances(name, table, claims)]))
     head = ("estimator", "method", "bias", "forward steps, product", "network", "needs")
     return "\n".join([INTRODUCTION, table(head, rows), "## One by one", "", VARIANCE, *sections])

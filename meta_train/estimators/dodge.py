@@ -44,7 +44,7 @@ def dodge(
 
     Bias: none, theta frozen during an inner problem.
     Variance: `(d + 1) |G|^2`, d = |theta|, G the gradient of the window's loss (without a `noise_period`).
-    Cost: about 3 K steps where a derivative costs two steps; memory 2 |inner state|, and |theta| while a window runs (2 with a `noise_period`).
+    Cost: about 3 K steps; memory 2 |inner state|, and |theta| while a window runs (2 with a `noise_period`).
     Needs: a system that is differentiable in theta and state, forward mode.
     Reduces to: NRES as sigma goes to 0; PES with `noise_period` = K.
 

@@ -88,15 +88,14 @@ def gpes(
     Differs from it in: restarts only between windows, an accumulator in units of eps / sigma^2 (unbiased
       when sigma changes), noise regenerated from keys, staggered particles.
     """
-    check_noise(noise, num_particles)
     options = _Options(system, truncation_length, noise_period, sigma, delta_clip, stagger, noise)
-    return from_particle(
-        partial(_init_one, options),
-        partial(_estimate_one, options),
-        num_particles,
-        2 * truncation_length,
-        keys=particle_keys(noise),
-    )
+    return _pairs(options, num_particles)
+
+
+def _pairs(o: _Options, num_particles: int) -> GradientEstimator:
+    check_noise(o.noise, num_particles)
+    rules = partial(_init_one, o), partial(_estimate_one, o)
+    return from_particle(*rules, num_particles, 2 * o.window, keys=particle_keys(o.noise))
 
 
 def _init_one(o: _Options, theta, keys) -> GPESState:
@@ -184,16 +183,8 @@ def pes(
     Differs from it in: the mean loss per step instead of the window's sum; staggered particles with
       data of their own; exact under a changing sigma.
     """
-    return gpes(
-        system,
-        num_particles=num_particles,
-        truncation_length=truncation_length,
-        noise_period=truncation_length,
-        sigma=sigma,
-        delta_clip=delta_clip,
-        stagger=stagger,
-        noise=noise,
-    )
+    window = period = truncation_length
+    return _pairs(_Options(system, window, period, sigma, delta_clip, stagger, noise), num_particles)
 
 
 @factory()
@@ -221,15 +212,8 @@ def nres(
       "Low-Variance Gradient Estimation in Unrolled Computation Graphs with ES-Single", ICML 2023.
     Differs from it in: the noise is regenerated from its key, never stored.
     """
-    return gpes(
-        system,
-        num_particles=num_particles,
-        truncation_length=truncation_length,
-        sigma=sigma,
-        delta_clip=delta_clip,
-        stagger=stagger,
-        noise=noise,
-    )
+    options = _Options(system, truncation_length, None, sigma, delta_clip, stagger, noise)
+    return _pairs(options, num_particles)
 
 
 @factory()
@@ -253,12 +237,5 @@ def full_es(
     Source: Salimans et al., "Evolution Strategies as a Scalable Alternative to Reinforcement Learning", 2017.
     Differs from it in: no rank shaping (it would bias the gradient).
     """
-    return gpes(
-        system,
-        num_particles=num_particles,
-        truncation_length=whole_length(system, "full_es"),
-        sigma=sigma,
-        delta_clip=delta_clip,
-        stagger=False,
-        noise=noise,
-    )
+    options = _Options(system, whole_length(system, "full_es"), None, sigma, delta_clip, False, noise)
+    return _pairs(options, num_particles)

@@ -35,7 +35,7 @@ def rtrl(
 
     Bias: none, theta frozen during an inner problem.
     Variance: only that of the tasks and minibatches: 0 where nothing is random.
-    Cost: about (1 + 2 |theta|) K steps; memory |theta| |inner state|: for at most some hundred meta-parameters.
+    Cost: about (1 + 2 |theta|) K steps; memory |theta| |inner state|: for some hundred meta-parameters.
     Needs: a system that is differentiable in theta and state, forward mode.
     Reduces to: BPTT where T = K.
 

@@ -16,7 +16,7 @@ EPISODES, SAMPLES, LENGTH = 6, 4096, 4
 def check_episodes(subject: Subject) -> dict[str, Check]:
     """4096 chains of six inner problems of the accumulator: T = 4, K = 2, theta one number, N at least 2.
 
-    "forgets": the variance of a window is no larger after a restart than in the first inner problem
+    "resets": the variance of a window is no larger after a restart than in the first inner problem
     (something of the old one was kept). "fresh noise": the first and the second inner problem are
     uncorrelated. "independent": the mean over N particles has at most the variance of one, over N.
     "loss": the mean of the reported losses is the mean loss per step. Each |z| < 4, false alarm 6e-5.
@@ -52,7 +52,7 @@ def check_episodes(subject: Subject) -> dict[str, Check]:
     worst = max(_z(x, size) for x in growth)
     loss = _z(losses.mean((1, 2)) - float(toy.theta) * (LENGTH + 1) / 2, 1.0)
     return {
-        "forgets": Check(worst < 4, f"variance after a restart against the first: z = {worst:.1f}"),
+        "resets": Check(worst < 4, f"variance after a restart against the first: z = {worst:.1f}"),
         "fresh noise": _check("two inner problems correlate", _z(first * second, size)),
         "independent": Check(
             (z := _z(excess, size)) < 4, f"variance of the mean of {particles} particles: z = {z:.1f}"

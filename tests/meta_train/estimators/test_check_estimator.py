@@ -40,8 +40,8 @@ def test_a_right_estimator_passes_with_every_key(name, seed):
         ("", None),
         ("reports the sum of losses", "loss"),
         ("the same noise in every window", "fresh noise"),
-        ("xi is never reset", "forgets"),
-        ("xi is reset one window late", "forgets"),
+        ("xi is never reset", "resets"),
+        ("xi is reset one window late", "resets"),
     ],
 )
 def test_what_outlives_an_inner_problem_is_caught(wrong, check):

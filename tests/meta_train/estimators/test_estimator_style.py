@@ -1,4 +1,4 @@
-"""House style of the estimators that come along: those in CLAIMS. Nothing here is about being right."""
+"""House style of the estimators of the project: those in CLAIMS. Nothing here is about being right."""
 
 import inspect
 import re

@@ -84,7 +84,7 @@ def _variances(name: str, table: Callable[..., str], claims: dict[str, Any]) -> 
     for label, text in SYSTEMS.items():
         found = claims["variance"][label].get(name)
         if found is None:
-            return ["Not measured.", ""]
+            continue
         shown = windows if len(found["measured"]) > 1 else [0]
         if not any(x for x in found["measured"] if x > 1e-6):
             rows.append((f"{text}: measured and formula", *("0" for _ in shown)))
@@ -93,6 +93,8 @@ def _variances(name: str, table: Callable[..., str], claims: dict[str, Any]) -> 
             figures = [found[kind][i] for i in shown]
             cells = ("-" if x is None else "0" if abs(x) < 1e-6 else f"{x:.3g}" for x in figures)
             rows.append((f"{text}: {kind.replace('expected', 'formula')}", *cells))
+    if not rows:
+        return ["Not measured.", ""]
     count = len(rows[0]) - 1
     head = ("system", *(f"window {w + 1}" for w in windows)) if count > 1 else ("system", "all windows")
     return [table(head, rows)]

@@ -132,10 +132,9 @@ class Objective(Section):
     def _has_logarithm(self):
         if self.log and self.cap + self.offset <= 0:
             raise ValueError(f"cap must be > -offset ({-self.offset}) where log is true, got {self.cap}")
-        if self.late and self.reduce == "last":
-            raise ValueError(f"late must be 0 where reduce is last, got {self.late}")
-        if self.hold_diverged and self.reduce == "last":
-            raise ValueError("hold_diverged must be false where reduce is last, got true")
+        for name in ("late", "hold_diverged") if self.reduce == "last" else ():
+            if value := getattr(self, name):
+                raise ValueError(f"{name} must be {type(value)(0)} where reduce is last, got {value}")
         return self
 
 

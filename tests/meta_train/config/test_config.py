@@ -113,6 +113,7 @@ def test_a_file_becomes_a_config_with_every_default_filled_in(path):
         "cap": 4.0,
         "offset": 0.02,
         "late": 0.0,
+        "hold_diverged": False,
     }
     assert c.outer_optimizer.ema == 0.99
     spec = c.outer_optimizer.spec

@@ -63,8 +63,9 @@ def plan(
     return settings
 
 
-def _alone(noise: dict[str, Any]) -> dict[str, Any]:
-    return Noise()._asdict() | {"scales": noise["scales"]}
+def _alone(noise: Noise | dict[str, Any]) -> dict[str, Any]:
+    given = noise._asdict() if isinstance(noise, Noise) else noise
+    return Noise()._asdict() | {"scales": given["scales"]}
 
 
 def _default_lengths(config: RunConfig) -> list[int]:

@@ -99,8 +99,8 @@ def wrong_pes(
     return from_particle(init_one, estimate_one, num_particles, 2 * truncation_length, keys=keys)
 
 
-def spoilt(name, change):
-    """A factory of the estimator called `name` whose gradient is `change(grad)`."""
+def spoilt(name, change, factor=1.0):
+    """A factory of the estimator called `name` whose gradient is `change(grad)`; particles have `factor` times theirs."""
 
     @functools.wraps(ESTIMATORS[name])
     def make(*args, **options):
@@ -108,15 +108,17 @@ def spoilt(name, change):
 
         def estimate(theta, state, key, data):
             found, state = right.estimate(theta, state, key, data)
-            return found._replace(grad=change(found.grad)), state
+            squares = {"grad_sq": factor**2 * found.particles["grad_sq"]}
+            return found._replace(grad=change(found.grad), particles=found.particles | squares), state
 
         return right._replace(estimate=estimate)
 
     return make
 
 
-def scaled(factor):
-    return lambda grad: perturb.scale(factor, grad)
+def scaled(name, factor):
+    """A factory of the estimator called `name` whose gradients, one and all, are `factor` times too long."""
+    return spoilt(name, lambda grad: perturb.scale(factor, grad), factor)
 
 
 WRONG_RULES = (
@@ -145,15 +147,15 @@ WRONG_RULES = (
 )
 MUTANTS = {f"PES: {wrong}": (functools.partial(wrong_pes, wrong=wrong), "window") for wrong in WRONG_RULES}
 MUTANTS |= {
-    "BPTT: 2 % too long": (spoilt("bptt", scaled(1.02)), "none"),
-    "NRES: 2 % too short": (spoilt("nres", scaled(0.98)), "episode"),
-    "NRES: the sign": (spoilt("nres", scaled(-1.0)), "episode"),
+    "BPTT: 2 % too long": (scaled("bptt", 1.02), "none"),
+    "NRES: 2 % too short": (scaled("nres", 0.98), "episode"),
+    "NRES: the sign": (scaled("nres", -1.0), "episode"),
     "NRES: half in float16": (
         spoilt("nres", lambda grad: jax.tree.map(lambda x: x.astype(jnp.float16), grad)),
         "episode",
     ),
     "NRES that claims to smooth by new noise in every window": (ESTIMATORS["nres"], "window"),
-    "PES: 2 % too long": (spoilt("pes", scaled(1.02)), "window"),
+    "PES: 2 % too long": (scaled("pes", 1.02), "window"),
     "PES that claims to smooth by one noise": (ESTIMATORS["pes"], "episode"),
     "TBPTT that claims to be unbiased": (ESTIMATORS["tbptt"], "none"),
     "truncated ES that claims to be unbiased": (ESTIMATORS["truncated_es"], "episode"),

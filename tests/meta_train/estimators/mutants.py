@@ -100,7 +100,7 @@ def wrong_pes(
 
 
 def spoilt(name, change, factor=1.0):
-    """A factory of the estimator called `name` whose gradient is `change(grad)`; particles have `factor` times theirs."""
+    """A factory of `name` with gradient `change(grad)`, whose particles report gradients `factor` times theirs."""
 
     @functools.wraps(ESTIMATORS[name])
     def make(*args, **options):

@@ -100,7 +100,7 @@ def wrong_pes(
 
 
 def spoilt(name, change, factor=1.0):
-    """A factory of `name` with gradient `change(grad)`, whose particles report gradients `factor` times theirs."""
+    """A factory of `name` with gradient `change(grad)`, and `factor` times the gradients of its particles."""
 
     @functools.wraps(ESTIMATORS[name])
     def make(*args, **options):

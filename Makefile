@@ -13,15 +13,18 @@ WORKERS := -n auto --maxprocesses 4 --dist loadfile
 
 REPRODUCTIONS := influence_balancing variance toy_regression swimmer l2_tuning lorenz lr_schedule lstm_variance many_hyperparameters pbt_toy short_horizon_trap noisy_valley lasting_damage schedule_population meta_population
 
-.PHONY: help docs quickstart general test test-slow lint bench reproduce clean
+.PHONY: help docs quickstart general general_v1 test test-slow lint bench reproduce clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9_-]+:.*## / {printf "make %-10s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 quickstart: $(VENV)/.train  ## meta-train, evaluate and export an optimizer: under 8 minutes on 2 cores
 	$(BIN)/meta-train run configs/quickstart.yaml outer_steps=$(STEPS) --out runs/quickstart --resume
 	$(BIN)/meta-train evaluate runs/quickstart
 	$(BIN)/meta-train export runs/quickstart --out runs/quickstart/optimizer
+
+general: $(VENV)/.train  ## write `pretrained:general` again, from the three numbers that it consists of
+	$(BIN)/python -m benchmarks.general runs/pretrained_general
 
 # A second call continues where the first one stopped.
 general_v1: $(VENV)/.train  ## meta-train `pretrained:general_v1` again: about an hour on 2 cores

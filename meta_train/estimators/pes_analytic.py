@@ -49,7 +49,8 @@ def pes_analytic(
     Cost: about 6 K steps; memory 3 |inner state| + |theta|, and K |inner state| and 3 |theta| while
       a window runs.
     Needs: a system that is differentiable in theta and state.
-    Reduces to: TBPTT in the first window of an inner problem; PES where the gradient is not finite.
+    Reduces to: TBPTT in the first window of an inner problem; PES where the gradient or a loss is not
+      finite.
 
     Source: Vicol, Metz & Sohl-Dickstein, "Unbiased Gradient Estimation in Unrolled Computation Graphs with
       Persistent Evolution Strategies", ICML 2021, the PES+Analytic variant of the public code.
@@ -77,7 +78,8 @@ def pes_reparam(
     Cost: about 12 K steps; memory 3 |inner state| + |theta|, and 3 K |inner state| and 4 |theta| while
       a window runs.
     Needs: a system that is differentiable in theta and state.
-    Reduces to: reparam in the first window of an inner problem; PES where a gradient is not finite.
+    Reduces to: reparam in the first window of an inner problem; PES where a gradient or a loss is not
+      finite.
 
     Source: Vicol, Metz & Sohl-Dickstein, "Unbiased Gradient Estimation in Unrolled Computation Graphs with
       Persistent Evolution Strategies", ICML 2021 (PES+Analytic).
@@ -115,13 +117,15 @@ def _estimate_one(o: _Options, theta, state: PESAnalyticState, key, data):
     delta = difference(losses)
     hybrid = perturb.add_scaled(grad, delta / 2 - perturb.dot(eps, control), xi)
     xi = perturb.add_scaled(xi, 1 / o.sigma, noise)
-    finite = jnp.isfinite(perturb.sq_norm(grad)) & jnp.isfinite(perturb.sq_norm(control))
+    diverged = pair.diverged.any() | mean.diverged
+    # Backpropagation does not see the jump to the worst loss: a pair that diverged is left to PES.
+    smooth = jnp.isfinite(perturb.sq_norm(grad) + perturb.sq_norm(control)) & ~diverged
     one = OneParticle(
-        direction=perturb.where(finite, hybrid, perturb.scale(delta / 2, xi)),
+        direction=perturb.where(smooth, hybrid, perturb.scale(delta / 2, xi)),
         loss=losses.mean(),
         delta=delta,
         restarted=restarted,
-        diverged=pair.diverged.any() | mean.diverged,
+        diverged=diverged,
         sigma=o.sigma,
     )
     return one, PESAnalyticState(pair, mean, xi)

@@ -1,5 +1,6 @@
 """What must be alike in every inner problem of a chain, whatever the mean of an estimator is."""
 
+import inspect
 import math
 from typing import Any
 
@@ -20,6 +21,9 @@ def check_episodes(subject: Subject) -> dict[str, Check]:
     (something of the old one was kept). "fresh noise": the first and the second inner problem are
     uncorrelated. "independent": the mean over N particles has at most the variance of one, over N.
     "loss": the mean of the reported losses is the mean loss per step. Each |z| < 4, false alarm 6e-5.
+
+    An estimator without the option `stagger` may start its chains anywhere: then the first T steps are left
+    out, and the inner problems that are compared are T steps apart.
     """
     particles = max(2, subject.num_particles)
     toy = toys.accumulator(unroll_length=LENGTH)
@@ -42,11 +46,14 @@ def check_episodes(subject: Subject) -> dict[str, Check]:
 
     keys = jax.random.split(jax.random.key(subject.seed), SAMPLES)
     found = jax.jit(jax.vmap(one))(keys)
-    grads, squares, losses = (np.asarray(x, np.float64).reshape(SAMPLES, EPISODES, -1) for x in found)
+    aligned = "stagger" in inspect.signature(subject.factory).parameters or window == LENGTH
+    begin, apart = (0, 1) if aligned else (1, 2)
+    shape = SAMPLES, EPISODES, -1
+    grads, squares, losses = (np.asarray(x, np.float64).reshape(shape)[:, begin:] for x in found)
     means = grads.mean((0, 1))
     off = np.square(grads - means)
     growth = (off[:, 1:].mean(1) - off[:, 0]).T  # of every window's variance, in each chain
-    first, second = ((grads - means).mean(2)[:, i] for i in (0, 1))
+    first, second = ((grads - means).mean(2)[:, i] for i in (0, apart))
     excess = particles * off.mean((1, 2)) - (squares.mean((1, 2)) - np.square(means).mean())
     size = float(np.square(means).mean())
     worst = max(_z(x, size) for x in growth)

@@ -92,16 +92,16 @@ def make_mixture_step(
         keys = split(key_estimator, 0)[: len(labels)]
         programs.compile(labels)
         states = {label: programs.init(label)(theta, k) for label, k in zip(labels, keys, strict=True)}
+        theta_ema, opt_state, running, counts, outer_step = rest(theta)
+        families = AverageState(states, running, counts)
+        return OuterState(theta, theta_ema, opt_state, families, key, outer_step)
+
+    @functools.partial(jax.jit, out_shardings=everywhere)
+    def rest(theta):
+        # Made where theta lives: a step moves nothing from device to device.
         running = None if scaling == "none" else jnp.zeros(len(labels))
-        families = AverageState(states, running, jnp.zeros(len(labels), jnp.int32))
-        return OuterState(
-            theta,
-            jax.tree.map(jnp.copy, theta),
-            optimizer.init(theta),
-            families,
-            key,
-            jnp.zeros([], jnp.int32),
-        )
+        counts = jnp.zeros(len(labels), jnp.int32)
+        return jax.tree.map(jnp.copy, theta), optimizer.init(theta), running, counts, jnp.zeros([], jnp.int32)
 
     @jax.jit
     def finish(state, estimates, places):
@@ -133,7 +133,8 @@ def make_mixture_step(
                 state.theta, states[label], keys[place], data[label]
             )
             estimates.append(one)
-        places = jax.device_put(np.asarray([labels.index(label) for label in active], np.int32))
+        places = np.asarray([labels.index(label) for label in active], np.int32)
+        places = jax.device_put(places, everywhere)
         bare = state._replace(estimator_state=state.estimator_state._replace(states={}))
         state, metrics, each = finish(bare, estimates, places)
         for label, found in zip(active, each, strict=True):

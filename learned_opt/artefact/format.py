@@ -159,7 +159,10 @@ def read_directory(directory: str | os.PathLike) -> Artefact:
         raise ArtefactError(f"{weights_file} does not hold the arrays that {CONFIG} records")
     refuse_non_finite(arrays, str(weights_file))
     refuse_sizes(content["options"], arrays, str(directory / CONFIG))
-    lopt = make_optimizer(content["architecture"], content["options"])
+    try:
+        lopt = make_optimizer(content["architecture"], content["options"])
+    except ArtefactError as error:
+        raise ArtefactError(f"{directory / CONFIG}: {error}") from error
     theta = fit_theta(lopt, arrays, str(weights_file))
     fields = ("options", "horizon", "provenance", "config", "evaluation", "parameters")
     return Artefact(lopt, theta, content["architecture"], **{field: content[field] for field in fields})

@@ -14,6 +14,7 @@ from learned_opt.architectures.adafac_mlp import FEATURES
 from learned_opt.architectures.features import OVER_ALL, Decays, Norm, init_state, observe
 from learned_opt.architectures.network import per_parameter_mlp
 from learned_opt.architectures.rounding import stochastic_bfloat16
+from learned_opt.architectures.transformation import non_finite_steps
 
 NEVER = 2**62
 DECAYS = Decays(momentum=(0.9, 0.99, 0.999), rms=(0.999,), factored=(0.9, 0.99, 0.999))
@@ -89,8 +90,19 @@ def temporary_bytes(lopt, params):
 
 def test_a_large_tensor_needs_less_than_a_tenth_of_the_memory():
     params = {"w": jax.ShapeDtypeStruct((1024, 512), jnp.float32)}
-    fused, flat = (temporary_bytes(adafac_mlp(fused_from=n), params) for n in (0, NEVER))
+    with non_finite_steps(skipped=False):
+        fused, flat = (temporary_bytes(adafac_mlp(fused_from=n), params) for n in (0, NEVER))
     assert fused < 0.1 * flat, (fused, flat)
+
+
+def test_skipping_steps_that_are_not_finite_keeps_the_old_state_and_one_copy_of_the_gradient():
+    params = {"w": jax.ShapeDtypeStruct((1024, 512), jnp.float32)}
+    lopt = adafac_mlp(fused_from=0)
+    state = jax.eval_shape(lopt.build(jit(lopt.init)(jax.random.key(0)), None).init, params)
+    kept = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves((state, params)))
+    with non_finite_steps(skipped=False):
+        alone = temporary_bytes(lopt, params)
+    assert temporary_bytes(lopt, params) - alone <= 1.01 * kept
 
 
 def test_what_is_large_is_fused_without_being_asked(monkeypatch):

@@ -91,8 +91,12 @@ def check_unbiased(
 
 
 class Case(NamedTuple):
-    """A toy, and the options with which an estimator's mean on it is compared with the truth."""
+    """A toy, and the options with which an estimator's mean on it is compared with the truth.
 
+    `stream` sets its keys apart from those of the others: pooled means must be independent.
+    """
+
+    stream: int
     toy: Callable[[], toys.Toy]
     truncation_length: int
     sigma: float
@@ -101,18 +105,19 @@ class Case(NamedTuple):
     def check(self, subject: Subject) -> Check:
         """`check_unbiased` of this case."""
         options = {"truncation_length": self.truncation_length, "sigma": self.sigma, "stagger": self.stagger}
+        subject = subject._replace(seed=10 * subject.seed + self.stream)
         return check_unbiased(subject, self.toy(), **options)
 
 
 UNBIASED: dict[str, Case] = {
-    "unbiased: accumulator": Case(toys.accumulator, 5, 0.1, stagger=True),
+    "unbiased: accumulator": Case(1, toys.accumulator, 5, 0.1, stagger=True),
     # A small sigma: what is perturbed in a narrow type, or differenced too late, shows.
-    "unbiased: terminal": Case(lambda: toys.accumulator(unroll_length=10, terminal=True), 5, 3e-4),
-    "unbiased: quadratic": Case(toys.linear_quadratic, 10, 0.1),
-    "unbiased: vector": Case(toys.vector_linear_quadratic, 5, 0.1),
-    "unbiased: product": Case(toys.product, 2, 0.3),
+    "unbiased: terminal": Case(2, lambda: toys.accumulator(unroll_length=10, terminal=True), 5, 3e-4),
+    "unbiased: quadratic": Case(3, toys.linear_quadratic, 10, 0.1),
+    "unbiased: vector": Case(4, toys.vector_linear_quadratic, 5, 0.1),
+    "unbiased: product": Case(5, toys.product, 2, 0.3),
 }
-LIMITS: dict[str, Case] = {"limit: one window": Case(toys.product, 4, 0.3)}
+LIMITS: dict[str, Case] = {"limit: one window": Case(6, toys.product, 4, 0.3)}
 
 
 def check_pooled(found: dict[str, Check]) -> Check:

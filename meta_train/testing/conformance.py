@@ -87,7 +87,8 @@ def check_unbiased(
         burn_in=length // window if stagger else 0,
     )
     noise = {"window": (sigma, window), "episode": (sigma, length), "none": (0.0, length)}
-    return compare(samples, toy.gradient(*noise[subject.smoothing]))
+    # Some dozens of comparisons a suite, of heavy-tailed samples: 4.5 keeps right estimators clear of chance.
+    return compare(samples, toy.gradient(*noise[subject.smoothing]), z_limit=4.5)
 
 
 class Case(NamedTuple):
@@ -154,7 +155,7 @@ def check_estimator(
 ) -> dict[str, Check]:
     """Certifies an estimator: the whole suite, name -> `Check`.
 
-    The names that begin with "unbiased" compare its mean with closed-form truths (z < 4 at a standard
+    The names that begin with "unbiased" compare its mean with closed-form truths (z < 4.5 at a standard
     error under 1 %): "accumulator" across restarts of staggered particles, "terminal" (only the last loss
     of an inner problem counts, theta is its first state, sigma is small), "quadratic", "vector" (a tree of
     theta, random data), "product", where the smoothings differ, and "pooled", all of them together.

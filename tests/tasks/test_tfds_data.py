@@ -131,7 +131,7 @@ def test_the_cache_is_one_file_and_a_damaged_one_is_made_again(data_dir, monkeyp
 
 def test_a_data_set_that_only_a_directory_knows_is_read_without_tensorflow(data_dir):
     code = (
-        "import sys; from tasks import datasets\n"
+        "import sys; from tasks.data import datasets\n"
         f"d = datasets.load('tfds:tiny_images?data_dir={data_dir[0]}&size=8')\n"
         "print(d.x.shape, 'tensorflow' in sys.modules)"
     )

@@ -11,6 +11,7 @@ from meta_train.checkpoint.checkpoints import Checkpoints
 from meta_train.cli import main as cli
 from meta_train.cli.sources import open_source
 from meta_train.config.file import parse
+from meta_train.evaluation.protocol import Settings
 from meta_train.population import config as config_lib
 from meta_train.population import lineage
 from meta_train.population.run import build_population, run_population
@@ -74,7 +75,7 @@ def test_a_population_is_evaluated_as_a_run_is(finished):
     source = open_source(str(directory))
     assert source.what["which"] == f"member {slot}" and source.what["outer_step"] == 4
     assert list(source.tasks()) == ["quadratic"] and source.settings["horizons"] == (20,)
-    assert source.contestant(1) is not None and source.out == directory
+    assert source.contestant(Settings()) is not None and source.out == directory
 
 
 def test_what_has_no_learned_optimizer_is_refused_in_one_line(finished, tmp_path, capsys):

@@ -13,7 +13,7 @@ WORKERS := -n auto --maxprocesses 4 --dist loadfile
 
 REPRODUCTIONS := influence_balancing variance toy_regression swimmer l2_tuning lorenz lr_schedule lstm_variance many_hyperparameters pbt_toy short_horizon_trap noisy_valley lasting_damage schedule_population meta_population
 
-.PHONY: help docs quickstart general general_v1 test test-slow lint bench reproduce clean
+.PHONY: help docs tutorials quickstart general general_v1 test test-slow lint bench reproduce clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z0-9_-]+:.*## / {printf "make %-10s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,9 +44,13 @@ lint: $(VENV)/.dev  ## run ruff and pyright
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-docs: $(VENV)/.dev  ## write the tables of docs/ from the registries, and the drawing of its first page
+docs: $(VENV)/.dev  ## write the tables of docs/ and the drawing of its first page, and build the site into site/
 	$(BIN)/python -m docs.make_tables
 	$(BIN)/python docs/make_windows_drawing.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+tutorials: $(VENV)/.dev  ## run the tutorials of docs/tutorials, and write their pages with what they print and draw
+	$(BIN)/python docs/run_tutorials.py
 
 bench: $(VENV)/.dev  ## compare an outer step with one written by hand
 	$(BIN)/python benchmarks/overhead.py
@@ -61,11 +65,11 @@ $(VENV)/.train: pyproject.toml $(VENV)/.created
 	touch $@
 
 $(VENV)/.dev: pyproject.toml $(VENV)/.train
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train,dev,docs]'
 	touch $@
 
 reproduce: $(VENV)/.dev  ## run all reproductions and draw their pictures
 	for name in $(REPRODUCTIONS); do $(BIN)/python -m reproductions.$$name --out docs/reproductions/$$name.png || exit 1; done
 
 clean:  ## remove the environment, the caches and the runs
-	rm -rf $(VENV) .jax_cache .pytest_cache .ruff_cache runs
+	rm -rf $(VENV) .jax_cache .pytest_cache .ruff_cache runs site

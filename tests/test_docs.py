@@ -23,6 +23,7 @@ CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 # A code block that is not executed has this comment above it, with the reason.
 NOT_EXECUTED = re.compile(r"<!-- not executed: \S.*? -->\n+$")
 RECIPES = "docs/recipes.md"  # executed by tests/learned_opt/test_recipes.py, all of it
+TUTORIALS = "docs/tutorials/"  # executed by tests/test_tutorials.py, all of them
 
 
 def blocks(text, language):
@@ -98,7 +99,7 @@ EXECUTED = {
 }
 
 
-@pytest.mark.parametrize("page", [page for page in TEXTS if page != RECIPES])
+@pytest.mark.parametrize("page", [page for page in TEXTS if not page.startswith((RECIPES, TUTORIALS))])
 def test_every_python_block_is_executed_or_says_why_not(page):
     for before, code in blocks(TEXTS[page], "python"):
         executed = any(page == where and marker in code for where, marker in EXECUTED)

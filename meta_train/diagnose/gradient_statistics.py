@@ -21,27 +21,16 @@ ROUNDING = 1e-5  # differences below this, relative to the gradient, are float32
 
 
 class Sample(NamedTuple):
-    """Gradients of an estimator at a fixed theta.
+    """Gradients of an estimator at a fixed theta."""
 
-    Attributes:
-      groups: f64[64, P], means over the chains of a group, each chain a mean over its windows.
-      chains: chains in a group.
-      square: mean squared norm of one window's gradient of one particle.
-      chain_square: mean squared norm of a chain's mean gradient.
-      loss: mean loss per step.
-      diverged: share of the particles' windows with a loss that is not finite.
-      inner_steps: steps of the system that the measured windows of one chain take.
-      seconds: that they took in the fastest call of 64 chains, compilation left out.
-    """
-
-    groups: np.ndarray
-    chains: int
-    square: float
-    chain_square: float
-    loss: float
-    diverged: float
-    inner_steps: int
-    seconds: float
+    groups: np.ndarray  # f64[64, P], means over the chains of a group, each chain a mean over its windows
+    chains: int  # chains in a group
+    square: float  # mean squared norm of one window's gradient of one particle
+    chain_square: float  # mean squared norm of a chain's mean gradient
+    loss: float  # mean loss per step
+    diverged: float  # share of the particles' windows with a loss that is not finite
+    inner_steps: int  # steps of the system that the measured windows of one chain take
+    seconds: float  # that they took in the fastest call of 64 chains, compilation left out
 
 
 def measure(
@@ -103,39 +92,22 @@ def measure(
 
 
 class Row(NamedTuple):
-    """What one setting of an estimator is worth at this theta. NaN: not distinguishable from noise.
+    """What one setting of an estimator is worth at this theta. NaN: not distinguishable from noise."""
 
-    Attributes:
-      estimator: its name.
-      truncation_length: K; None for whole inner problems.
-      sigma: std of its noise; None for an estimator without.
-      bias: |its mean - the reference| / |reference|, sampling noise taken off.
-      cosine: between its mean and the reference, sampling noise taken off.
-      cosine_error: standard error of it.
-      z: of the bias, along a direction that the other half of the samples gave: above 4 it is there.
-      variance: tr Cov of one window's gradient of one particle, phases of the inner problem included.
-      n_crit: particles at which signal and noise of one outer step are equal: variance / |mean|^2.
-      snr_per_step: |mean|^2 / tr Cov of the mean over a whole inner problem, per inner step.
-      snr_per_second: the same, per second on this machine.
-      state_bytes: of one particle's state.
-      loss: mean loss per step.
-      diverged: share of the particles' windows with a loss that is not finite.
-    """
-
-    estimator: str
-    truncation_length: int | None
-    sigma: float | None
-    bias: float
-    cosine: float
-    cosine_error: float
-    z: float
-    variance: float
-    n_crit: float
-    snr_per_step: float
-    snr_per_second: float
-    state_bytes: int
-    loss: float
-    diverged: float
+    estimator: str  # its name
+    truncation_length: int | None  # K; None for whole inner problems
+    sigma: float | None  # std of its noise; None for an estimator without
+    bias: float  # |its mean - the reference| / |reference|, sampling noise taken off
+    cosine: float  # between its mean and the reference, sampling noise taken off
+    cosine_error: float  # standard error of it
+    z: float  # of the bias, along a direction that the other half of the samples gave: above 4 it is there
+    variance: float  # tr Cov of one window's gradient of one particle, phases of the inner problem included
+    n_crit: float  # particles at which signal and noise of one outer step are equal: variance / |mean|^2
+    snr_per_step: float  # |mean|^2 / tr Cov of the mean over a whole inner problem, per inner step
+    snr_per_second: float  # the same, per second on this machine
+    state_bytes: int  # of one particle's state
+    loss: float  # mean loss per step
+    diverged: float  # share of the particles' windows with a loss that is not finite
 
 
 def compare(

@@ -1,6 +1,5 @@
 """A diagnosis for people and programs: a table, one closing line, a JSON file, a picture."""
 
-import io
 import json
 import math
 import sys
@@ -16,7 +15,10 @@ from meta_train.diagnose.diagnose import DISTINCT, REFERENCE, Diagnosis, Progres
 from meta_train.diagnose.gradient_statistics import Row
 from meta_train.diagnose.plan import label, plan
 from meta_train.errors import RunError
+from meta_train.evaluation.document import plain
 from meta_train.evaluation.files import replace
+from meta_train.evaluation.report import print_grid, terminal_width
+from meta_train.evaluation.tables import made, number
 from meta_train.run.directory import METRICS, load_config, load_trained
 from meta_train.run.experiment import assemble, initial_theta
 from meta_train.run.metrics import read_jsonl
@@ -26,10 +28,8 @@ from meta_train.run.train import set_up_jax
 FORMAT, VERSION = "meta-train/diagnosis", 1
 DIVERGED = 0.01  # the share of diverged windows from which the closing line warns
 ALIGNED = 0.9  # the least cosine with the reference of what is recommended
-WIDE = 100  # characters that all columns of the table need
+WIDE = 120  # characters that all columns of the table need
 WIDE_ONLY = ("variance", "KiB", "diverged")
-# Okabe and Ito's colours, which can be distinguished without colour vision.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
 def diagnose_run(
@@ -159,25 +159,12 @@ def print_table(found: Diagnosis, file: IO[str] | None = None) -> None:
       found: from `diagnose`.
       file: where to; None is the standard output.
     """
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(file=file)
-    terminal = console.is_terminal
-    if not terminal:
-        console = Console(file=file, width=10 * WIDE, color_system=None)
-    cells = [_cells(row) for row in found.rows]
-    names = [name for name in cells[0] if console.width >= WIDE or name not in WIDE_ONLY]
-    table = Table(box=box.SIMPLE_HEAD if terminal else box.MARKDOWN, show_edge=not terminal, pad_edge=False)
-    for name in names:
-        table.add_column(name, justify="left" if name == names[0] else "right", no_wrap=True)
-    best = choose(found)
-    for row, texts in zip(found.rows, cells, strict=True):
-        table.add_row(*(texts[name] for name in names), style="green" if terminal and row is best else "")
-    with console.capture() as capture:
-        console.print(table)
-    print("\n".join(line.strip() for line in capture.get().strip().splitlines()), file=file)
+    cells, best = [_cells(row) for row in found.rows], choose(found)
+    width = terminal_width(file)
+    names = [name for name in cells[0] if width is None or width >= WIDE or name not in WIDE_ONLY]
+    marks = ["good" if row is best else "" for row in found.rows]
+    rows = [[(texts[name], mark) for name in names] for texts, mark in zip(cells, marks, strict=True)]
+    print_grid(made(tuple(names), rows), file)
     print(file=file)
     for line in (*_notes(found), closing_line(found)):
         print(line, file=file)
@@ -212,28 +199,17 @@ def _notes(found: Diagnosis) -> Iterator[str]:
 
 
 def _number(x: float) -> str:
-    if not math.isfinite(x):
-        return "-" if math.isnan(x) else "inf"
-    return f"{x:.4g}" if abs(x) >= 1000 else f"{x:#.3g}".rstrip(".")
+    return "inf" if math.isinf(x) else number(None if math.isnan(x) else x)
 
 
 def to_json(found: Diagnosis, **more: Any) -> dict[str, Any]:
     """Everything as plain JSON values; None for what is not distinguishable from noise, or infinite."""
-
-    def plain(record):
-        return {
-            k: None if isinstance(v, float) and not math.isfinite(v) else v
-            for k, v in record._asdict().items()
-        }
-
     best = choose(found)
     return {
         "format": FORMAT,
         "version": VERSION,
         **more,
         **plain(found),
-        "rows": [plain(row) for row in found.rows],
-        "references": [plain(reference) for reference in found.references],
         "choice": None if best is None else found.rows.index(best),
         "closing_line": closing_line(found),
     }
@@ -241,8 +217,9 @@ def to_json(found: Diagnosis, **more: Any) -> dict[str, Any]:
 
 def draw(found: Diagnosis, title: str = "") -> bytes:
     """A PNG: a line for each row, its cosine, signal per second and N_crit; the choice is bold."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+
+    from meta_train.evaluation.picture import COLOURS, png
 
     figure = Figure(figsize=(12.5, 1.6 + 0.3 * len(found.rows)), dpi=120, layout="constrained")
     panels = figure.subplots(1, 3, sharey=True)
@@ -272,9 +249,7 @@ def draw(found: Diagnosis, title: str = "") -> bytes:
         if any(len(line.get_xdata()) for line in panel.lines):
             panel.set_xscale("log")
     figure.suptitle(title, fontsize=12)
-    png = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(png, metadata={"Software": ""})
-    return png.getvalue()
+    return png(figure)
 
 
 @contextmanager

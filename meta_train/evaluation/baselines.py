@@ -26,24 +26,19 @@ Hyper = Mapping[str, Any]  # name -> f32[], the hyperparameters besides the lear
 
 
 class Baseline(NamedTuple):
-    """One hand-designed optimizer.
+    """One hand-designed optimizer."""
 
-    Attributes:
-      make: `(schedule, hyper, num_steps) -> optimizer`; the schedule is `(count) -> learning rate`.
-      learning_rates: those to choose from, ascending: 12, a third to half a decade apart, so wide that the
-        best one of an ordinary task lies inside; a single 1 for an optimizer that finds its rate itself.
-      hyper: name -> the values to choose from besides the rate; the first one is the default.
-      schedules: those of SCHEDULES that make sense for it.
-      eval_params: `(params, opt_state) -> params` at which validation losses are read.
-      horizon: whether it depends on the number of steps even at a constant rate.
-    """
-
+    # `(schedule, hyper, num_steps) -> optimizer`; the schedule is `(count) -> learning rate`
     make: Callable[[optax.Schedule, Hyper, Any], optax.GradientTransformation]
+    # those to choose from, ascending: 12, a third to half a decade apart, so wide that the best one of an
+    # ordinary task lies inside; a single 1 for an optimizer that finds its rate itself
     learning_rates: tuple[float, ...]
+    # name -> the values to choose from besides the rate; the first one is the default
     hyper: Mapping[str, tuple[float, ...]] = MappingProxyType({})
-    schedules: tuple[str, ...] = SCHEDULES
+    schedules: tuple[str, ...] = SCHEDULES  # those of SCHEDULES that make sense for it
+    # `(params, opt_state) -> params` at which validation losses are read
     eval_params: Callable[[Any, Any], Any] = lambda params, opt_state: params
-    horizon: bool = False
+    horizon: bool = False  # whether it depends on the number of steps even at a constant rate
 
 
 def _grid(low: float, high: float) -> tuple[float, ...]:

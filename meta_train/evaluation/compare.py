@@ -26,22 +26,16 @@ TARGET, TARGET_CLOCK = "to_target", "wall_clock_to_target"
 LOSS, VALID, BEST_VALID, TEST = "loss_ratio", "valid_ratio", "best_valid_ratio", "test_ratio"
 RATIOS = {"loss": LOSS, "valid": VALID, "best": BEST_VALID, "test": TEST}  # field of a Table -> metric
 BEST, BEST_UNTUNED = "best", "best_untuned"  # of the rivals, chosen like every setting on the tuning seeds
+LARGER_IS_BETTER = SPEED_UP, WALL_CLOCK, TARGET, TARGET_CLOCK
 
 
 class Table(NamedTuple):
-    """Final losses of a grid: f64[M, L, S], lower is better; the first seeds are the tuning seeds.
+    """Final losses of a grid: f64[M, L, S], lower is better; the first seeds are the tuning seeds."""
 
-    Attributes:
-      loss: training loss, the mean of the last steps.
-      valid: validation loss at the end.
-      best: the least validation loss up to then.
-      test: test loss at the end.
-    """
-
-    loss: np.ndarray
-    valid: np.ndarray
-    best: np.ndarray
-    test: np.ndarray
+    loss: np.ndarray  # training loss, the mean of the last steps
+    valid: np.ndarray  # validation loss at the end
+    best: np.ndarray  # the least validation loss up to then
+    test: np.ndarray  # test loss at the end
 
 
 class Chosen(NamedTuple):
@@ -52,42 +46,27 @@ class Chosen(NamedTuple):
 
 
 class Side(NamedTuple):
-    """One contestant in one comparison on one task: its choice, and its losses on the evaluation seeds.
+    """One contestant in one comparison on one task: its choice, and its losses on the evaluation seeds."""
 
-    Attributes:
-      chosen: its settings.
-      losses: f64[M, S] each; the setting of the training loss is that of `chosen.loss`, else of
-        `chosen.valid`.
-      curves: f32[S, horizon] at each horizon, the training losses of `chosen.loss`.
-    """
-
-    chosen: Chosen
+    chosen: Chosen  # its settings
+    # f64[M, S] each; the setting of the training loss is that of `chosen.loss`, else of `chosen.valid`
     losses: Table
-    curves: tuple[np.ndarray, ...]
+    curves: tuple[np.ndarray, ...]  # f32[S, horizon] at each horizon, the training losses of `chosen.loss`
 
 
 class Comparison(NamedTuple):
-    """One comparison on one task, at M horizons.
+    """One comparison on one task, at M horizons."""
 
-    Attributes:
-      subject: the optimizer under test.
-      rivals: name -> each rival; "best" is the best of them, "best_untuned" the best one without any tuning.
-      best: name of the best rival by training loss at each horizon.
-      best_valid: the same by validation loss.
-      metrics: metric -> f64[B + 1, M]: "speed_up", "wall_clock_speed_up", and for each rival
-        "loss_ratio/RIVAL", "valid_ratio/RIVAL", "best_valid_ratio/RIVAL", "test_ratio/RIVAL" and
-        "to_target/RIVAL".
-      censored: bool[M]: Adam never got to the optimizer's loss: the speed-up is a lower bound.
-      targets: rival -> `Target` at each horizon.
-    """
-
-    subject: Side
+    subject: Side  # the optimizer under test
+    # name -> each rival; "best" is the best of them, "best_untuned" the best one without any tuning
     rivals: dict[str, Side]
-    best: tuple[str, ...]
-    best_valid: tuple[str, ...]
+    best: tuple[str, ...]  # name of the best rival by training loss at each horizon
+    best_valid: tuple[str, ...]  # the same by validation loss
+    # metric -> f64[B + 1, M]: "speed_up", "wall_clock_speed_up", and for each rival "loss_ratio/RIVAL",
+    # "valid_ratio/RIVAL", "best_valid_ratio/RIVAL", "test_ratio/RIVAL" and "to_target/RIVAL"
     metrics: dict[str, np.ndarray]
-    censored: np.ndarray
-    targets: dict[str, tuple[Target, ...]]
+    censored: np.ndarray  # bool[M]: Adam never got to the optimizer's loss: the speed-up is a lower bound
+    targets: dict[str, tuple[Target, ...]]  # rival -> `Target` at each horizon
 
 
 def table(grid: Grid, settings: Settings, num_settings: int) -> Table:
@@ -112,7 +91,7 @@ def single(found: Sequence[Table], num_tuning: int) -> Chosen:
     to the best setting of each task and horizon; a failure counts as a ratio of 1000."""
     horizons = found[0].loss.shape[0]
     chosen = []
-    for losses in zip(*(one[:2] for one in found), strict=True):
+    for losses in zip(*(one[:2] for one in found), strict=True):  # training losses, then validation losses
         means = np.concatenate([tuning_means(x, num_tuning) for x in losses])  # [tasks * M, L]
         ratios = loss_ratio(means, means.min(1, keepdims=True))
         usable = ~np.isnan(ratios).any(1) & np.isfinite(means.min(1))
@@ -199,7 +178,7 @@ def compare(
 
 
 def wrong_horizons(contestant: Contestant, grid: Grid, settings: Settings) -> dict[float, np.ndarray]:
-    """Told horizon over the right one -> f64[M], final loss over that when told right, without tuning."""
+    """Given horizon over the right one -> f64[M], final loss over that when given the right one, untuned."""
     default = contestant.default or 0
     found = table(grid, settings, len(grid.valid)).loss[:, :, settings.num_tuning_seeds :].mean(-1)
     first = len(contestant.values)
@@ -219,27 +198,21 @@ def _best(
     names: Sequence[str], tables: Mapping[str, Table], sides: Mapping[str, Side], num_tuning: int
 ) -> tuple[tuple[str, ...], tuple[str, ...], Side]:
     """At each horizon, the rivals that are best by training and by validation loss on the tuning seeds."""
-    who: list[list[Side]] = []
-    for field in ("loss", "valid"):
-        means = []
-        for name in names:
-            side, found = sides[name], tables[name]
-            chosen = getattr(side.chosen, field)
-            losses = tuning_means(getattr(found, field), num_tuning)
-            means.append(losses[np.arange(len(chosen)), chosen])
-        who.append([sides[names[int(i)]] for i in np.argmin(means, axis=0)])
-    by_loss, by_valid = who
-    chosen = (
-        np.array([getattr(s.chosen, f)[m] for m, s in enumerate(w)])
-        for f, w in (("loss", by_loss), ("valid", by_valid))
-    )
-    losses = (
-        np.array([getattr(s.losses, f)[m] for m, s in enumerate(by_loss if f == "loss" else by_valid)])
-        for f in Table._fields
-    )
-    curves = tuple(s.curves[m] for m, s in enumerate(by_loss))
-    best = [tuple(str(next(n for n in names if sides[n] is s)) for s in w) for w in who]
-    return best[0], best[1], Side(Chosen(*chosen), Table(*losses), curves)
+    who = []
+    for k in (0, 1):  # fields of `Chosen`, and the first two of `Table`
+        means = [tuning_means(tables[name][k], num_tuning) for name in names]
+        chosen = [
+            mean[np.arange(len(mean)), sides[name].chosen[k]] for mean, name in zip(means, names, strict=True)
+        ]
+        who.append(tuple(names[i] for i in np.argmin(chosen, axis=0)))
+
+    def of(k, read):
+        return np.array([read(sides[name])[m] for m, name in enumerate(who[k])])
+
+    chosen = Chosen(*(of(k, lambda side, k=k: side.chosen[k]) for k in (0, 1)))
+    losses = Table(*(of(min(i, 1), lambda side, i=i: side.losses[i]) for i in range(len(Table._fields))))
+    curves = tuple(sides[name].curves[m] for m, name in enumerate(who[0]))
+    return who[0], who[1], Side(chosen, losses, curves)
 
 
 def tuning_means(losses: np.ndarray, num_tuning: int) -> np.ndarray:

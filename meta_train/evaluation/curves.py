@@ -25,20 +25,15 @@ STREAMS = ("evaluation", "tuning", "selection")
 
 
 class Curves(NamedTuple):
-    """What S seeds of G families of one shape did under L settings of one optimizer.
+    """What S seeds of G families of one shape did under L settings of one optimizer."""
 
-    Attributes:
-      train: f32[G, L, S, num_steps], the minibatch loss that step t computed before it updated the
-        parameters. From the first non-finite loss of a run on, all of it is +inf: a diverged run is worse
-        than any other.
-      valid: f32[G, L, S, M], the mean loss on a few fixed minibatches of the "valid" split after `stops[m]`
-        steps; NaN where none was asked for or the family has no such split, +inf where it is not finite.
-      test: f32[G, L, S, M], the same of the "test" split, where it was asked for.
-    """
-
+    # f32[G, L, S, num_steps], the minibatch loss that step t computed before it updated the parameters. From
+    # the first non-finite loss of a run on, all of it is +inf: a diverged run is worse than any other
     train: np.ndarray
+    # f32[G, L, S, M], the mean loss on a few fixed minibatches of the "valid" split after `stops[m]` steps;
+    # NaN where none was asked for or the family has no such split, +inf where it is not finite
     valid: np.ndarray
-    test: np.ndarray
+    test: np.ndarray  # f32[G, L, S, M], the same of the "test" split, where it was asked for
 
 
 class Records(Protocol):
@@ -52,31 +47,20 @@ class Records(Protocol):
 
 
 class Trainer(NamedTuple):
-    """One compiled training program; see `trainer`.
+    """One compiled training program; see `trainer`."""
 
-    Attributes:
-      run: the jitted `(settings [L, ...], shared, keys [S], num_steps i32[], stops i32[M], reads i32[M], data
-        [G, ...]) -> (train f32[G, L, S, max_steps], losses f32[G, L, S, M, 2])`, where `reads` says what is
-        read at each stop: 0 nothing, 1 the validation loss, 2 the test loss as well.
-      data: of the G families, stacked, on the device.
-      num_families: G.
-      device: where it runs.
-      max_steps: the length of the curves it has room for.
-      num_stops: the number of stops that it is compiled for, where there are fewer.
-      rows_at_once: how many settings one call takes.
-      splits: which of "valid" and "test" it reads losses of.
-      parallel: runs of one setting with one seed, in all families, that are to go on at once.
-    """
-
+    # the jitted `(settings [L, ...], shared, keys [S], num_steps i32[], stops i32[M], reads i32[M], data [G,
+    # ...]) -> (train f32[G, L, S, max_steps], losses f32[G, L, S, M, 2])`, where `reads` says what is read at
+    # each stop: 0 nothing, 1 the validation loss, 2 the test loss as well
     run: Any
-    data: Any
-    num_families: int
-    device: Any
-    max_steps: int
-    num_stops: int
-    rows_at_once: int
-    splits: tuple[str, ...]
-    parallel: int
+    data: Any  # of the G families, stacked, on the device
+    num_families: int  # G
+    device: Any  # where it runs
+    max_steps: int  # the length of the curves it has room for
+    num_stops: int  # the number of stops that it is compiled for, where there are fewer
+    rows_at_once: int  # how many settings one call takes
+    splits: tuple[str, ...]  # which of "valid" and "test" it reads losses of
+    parallel: int  # runs of one setting with one seed, in all families, that are to go on at once
 
 
 def seed_keys(stream: str, num_seeds: int, seed: int = 0) -> jax.Array:

@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,24 +14,12 @@ from pydantic import BaseModel, Field, Strict, ValidationError, model_validator
 
 from learned_opt.artefact.reading import FileError, one_line, read_json
 from meta_train.errors import RunError
-from meta_train.evaluation.compare import (
-    BEST,
-    BEST_VALID,
-    LOSS,
-    PER_TASK,
-    SPEED_UP,
-    TARGET,
-    TARGET_CLOCK,
-    TEST,
-    VALID,
-    WALL_CLOCK,
-)
-from meta_train.evaluation.protocol import ADAM
-from meta_train.evaluation.results import ALL, LEARNED, Evaluation
+from meta_train.evaluation.results import Evaluation
 
 # Settings that evaluations must share for their numbers to compare.
 ALIKE = ("horizons", "num_seeds", "num_tuning_seeds", "archive_steps", "smoothing", "final_steps", "seed")
 ALIKE += ("rivals", "rates", "tune_decay")
+HEADLINES = ("speed_up", "wall_clock_speed_up", "loss_ratio/best", "valid_ratio/best", "to_target/best")
 FORMAT, VERSION = "meta-train/evaluation", 3
 CSV_HEAD = "name,task,ring,horizon,comparison,"  # how every CSV file begins
 TITLES = {
@@ -47,12 +36,12 @@ def document(evaluation: Evaluation, **what: Any) -> dict[str, Any]:
       evaluation: from `evaluate`.
       **what: was evaluated: put in front.
     """
-    headline = evaluation.scores[ALL][PER_TASK][SPEED_UP]
+    headline = evaluation.scores["all"]["per_task_tuned"]["speed_up"]
     mean = headline.geometric_mean
     cells = [
         {key: value for key, value in cell._asdict().items() if key != "train"} for cell in evaluation.cells
     ]
-    costs = [ms[LEARNED] / ms[ADAM] for ms in evaluation.ms_per_step.values()]
+    costs = [ms["learned"] / ms["adam"] for ms in evaluation.ms_per_step.values()]
     found = evaluation._asdict() | {"cells": cells, "settings": dataclasses.asdict(evaluation.settings)}
     first = {
         "speed_up": {"mean": mean.value, "low": mean.low, "high": mean.high, "worst": headline.worst},
@@ -63,28 +52,33 @@ def document(evaluation: Evaluation, **what: Any) -> dict[str, Any]:
 
 def to_csv(doc: dict[str, Any]) -> str:
     """One row for each task, horizon, comparison and rival, as text with a header."""
-    text = io.StringIO()
-    ratios = (LOSS, VALID, BEST_VALID, TEST, TARGET)
+    ratios = ("loss_ratio", "valid_ratio", "best_valid_ratio", "test_ratio", "to_target")
     head = ("name", "task", "ring", "horizon", "comparison", "setting", "rival", "rival_setting")
-    head += ("weight_decay", "diverged_seeds", SPEED_UP, "speed_up_is_lower_bound", WALL_CLOCK)
-    head += (*ratios, TARGET_CLOCK, "steps_to_target", "significant_steps_to_target")
+    head += ("weight_decay", "diverged_seeds", "speed_up", "speed_up_is_lower_bound", "wall_clock_speed_up")
+    head += (*ratios, "wall_clock_to_target", "steps_to_target", "significant_steps_to_target")
     head += ("ms_per_step", "adam_ms_per_step", "rival_ms_per_step")
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(head)
+    rows = []
     for cell in doc["cells"]:
         ms = doc["ms_per_step"][cell["task"]]
         for comparison, outcome in cell["outcomes"].items():
-            for rival in outcome[LOSS]:
+            for rival in outcome["loss_ratio"]:
                 steps = outcome["target_steps"][rival]
-                rows.writerow(
+                rows.append(
                     (doc.get("name"), cell["task"], cell["ring"], cell["horizon"], comparison)
                     + (outcome["setting"], rival, outcome["rival_setting"].get(rival))
                     + (outcome["rival_hyper"].get(rival, {}).get("weight_decay"), cell["diverged"])
-                    + (outcome[SPEED_UP], outcome["censored"], outcome[WALL_CLOCK])
+                    + (outcome["speed_up"], outcome["censored"], outcome["wall_clock_speed_up"])
                     + tuple(outcome[ratio][rival] for ratio in ratios)
-                    + (outcome[TARGET_CLOCK].get(rival), steps["steps"], steps["significant"])
-                    + (ms[LEARNED], ms[ADAM], ms.get(cell["best"] if rival == BEST else rival))
+                    + (outcome["wall_clock_to_target"].get(rival), steps["steps"], steps["significant"])
+                    + (ms["learned"], ms["adam"], ms.get(cell["best"] if rival == "best" else rival))
                 )
+    return csv_text(head, rows)
+
+
+def csv_text(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A CSV file with a header, as text."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([head, *rows])
     return text.getvalue()
 
 
@@ -189,15 +183,15 @@ class _Document(BaseModel):
 
     @model_validator(mode="after")
     def _complete(self) -> "_Document":
-        metrics = dict.fromkeys((SPEED_UP, WALL_CLOCK, *(f"{m}/{BEST}" for m in (LOSS, VALID, TARGET))))
-        _require(self.scores, {group: {PER_TASK: metrics} for group in (ALL, *self.scores)}, "scores")
+        first = {"per_task_tuned": dict.fromkeys(HEADLINES)}
+        _require(self.scores, dict.fromkeys(("all", *self.scores), first), "scores")
+        both = {"learned": None, "adam": None}
         for cell in self.cells:
-            _require(cell.outcomes, {PER_TASK: None}, f"outcomes of {cell.task}")
-            _require(cell.loss, {LEARNED: None, cell.best: None}, f"losses of {cell.task}")
-            times = {cell.task: {LEARNED: None, ADAM: None}}
-            _require(self.ms_per_step, times, "ms_per_step")
+            _require(cell.outcomes, {"per_task_tuned": None}, f"outcomes of {cell.task}")
+            _require(cell.loss, {"learned": None, cell.best: None}, f"losses of {cell.task}")
+            _require(self.ms_per_step, {cell.task: both}, "ms_per_step")
         _require(self.settings, dict.fromkeys((*ALIKE, "trials")), "settings")
-        _require(self.state_bytes_per_parameter, {LEARNED: None, ADAM: None}, "state_bytes_per_parameter")
+        _require(self.state_bytes_per_parameter, both, "state_bytes_per_parameter")
         return self
 
 

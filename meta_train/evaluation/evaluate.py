@@ -17,12 +17,6 @@ from meta_train.evaluation.protocol import ADAM, Settings
 from meta_train.evaluation.results import ALL, LEARNED, Cell, Evaluation, HeldOut, Outcome
 from meta_train.evaluation.scores import Draws, Score
 
-LARGER_IS_BETTER = (
-    compare_lib.SPEED_UP,
-    compare_lib.WALL_CLOCK,
-    compare_lib.TARGET,
-    compare_lib.TARGET_CLOCK,
-)
 ALSO_TIMED = ("adamw_warmup_cosine",)  # what most people use
 
 
@@ -44,8 +38,8 @@ def evaluate(
     over the learning rates: at each step the rate that is best on the tuning seeds, its loss on the
     evaluation seeds, and of these the running minimum (in the comparison of single settings: the one rate).
     The speed-up is the step at which the archive first reaches the optimizer's loss at the horizon, over the
-    horizon, within [0.05, 20]. It favours Adam, whose rate is chosen anew for every step. A
-    training that diverges on any seed counts 0.05, and a ratio of 1000.
+    horizon, within [0.05, 20]. It favours Adam, whose rate is chosen again for every step. A training that
+    diverges on any seed counts 0.05, and a ratio of 1000.
 
     *Interval*: tasks are drawn with replacement, and within each the seeds, for all optimizers alike.
     The spread over meta-training seeds is not in it: theta is given.
@@ -187,7 +181,7 @@ def _all_scores(
                     _stack(found, metric)[:, :, at],
                     which,
                     drawn,
-                    larger_is_better=metric.startswith(LARGER_IS_BETTER),
+                    larger_is_better=metric.startswith(compare_lib.LARGER_IS_BETTER),
                 )
                 for metric in set.intersection(*(set(c.metrics) for c in found.values()))
             }

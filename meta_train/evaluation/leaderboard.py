@@ -1,7 +1,5 @@
 """`meta-train leaderboard`: evaluations by the same protocol, side by side."""
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -10,23 +8,10 @@ import numpy as np
 
 from meta_train.errors import RunError
 from meta_train.evaluation import document as document_lib
-from meta_train.evaluation.compare import (
-    BEST,
-    BUDGET,
-    LOSS,
-    PER_TASK,
-    SINGLE,
-    SPEED_UP,
-    TARGET,
-    VALID,
-    WALL_CLOCK,
-)
 from meta_train.evaluation.document import ALIKE, TITLES
 from meta_train.evaluation.files import replace
 from meta_train.evaluation.page import PROTOCOL, grid, image, items, page
-from meta_train.evaluation.protocol import ADAM
 from meta_train.evaluation.report import print_grid
-from meta_train.evaluation.results import ALL, LEARNED
 from meta_train.evaluation.tables import Grid, average, best_rivals, made, mean, number
 
 FORMAT, VERSION = "meta-train/leaderboard", 2
@@ -46,8 +31,7 @@ def leaderboard(paths: Sequence[Path], out: Path) -> dict[str, Any]:
     Raises:
       RunError: no evaluation in a directory, two that were not made alike, a file that cannot be written.
     """
-    docs = check_alike(paths)
-    board = side_by_side(docs)
+    board = side_by_side(check_alike(paths))
     print_board(board)
     picture = bars_png(board)
     files = {
@@ -82,12 +66,12 @@ def side_by_side(docs: dict[str, dict[str, Any]]) -> dict[str, Any]:
             "wrong_horizon": doc["wrong_horizon"],
             "best_rivals": best_rivals(doc),
             "time_over_adam": _time_over_adam(doc),
-            "state_bytes_per_parameter": doc["state_bytes_per_parameter"][LEARNED],
+            "state_bytes_per_parameter": doc["state_bytes_per_parameter"]["learned"],
             "won": won,
         }
         for (path, doc), won in zip(docs.items(), _won(list(docs.values())), strict=True)
     ]
-    entries.sort(key=lambda entry: -_speed_up(entry, ALL, PER_TASK)["value"])
+    entries.sort(key=lambda entry: -_speed_up(entry["scores"]["all"], "per_task_tuned")["value"])
     one = next(iter(docs.values()))
     return {
         "format": FORMAT,
@@ -100,28 +84,25 @@ def side_by_side(docs: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 def to_grids(board: dict[str, Any]) -> list[Grid]:
     """Three tables with a row for each entry: the main one; groups of tasks; budgets and costs."""
-    groups = [group for group in board["entries"][0]["scores"] if group != ALL]
+    groups = [group for group in board["entries"][0]["scores"] if group != "all"]
     main, parts, costs = [], [], []
     for entry in board["entries"]:
-        found = entry["scores"][ALL]
-        first, wrong, name = found[PER_TASK], entry["wrong_horizon"], entry["name"]
+        found = entry["scores"]["all"]
+        first, wrong, name = found["per_task_tuned"], entry["wrong_horizon"], entry["name"]
         diverged = f"{entry['divergence_rate']:.0%}", "lost" if entry["divergence_rate"] else ""
-        ratios = (SPEED_UP, f"{TARGET}/{BEST}", f"{LOSS}/{BEST}", f"{VALID}/{BEST}")
+        ratios = ("speed_up", "to_target/best", "loss_ratio/best", "valid_ratio/best")
         main.append([name, *(average(first, metric) for metric in ratios), f"{entry['won']:.0%}", diverged])
-        parts.append([name, *(average(entry["scores"][group][PER_TASK], SPEED_UP) for group in groups)])
-        budgets = [average(found.get(other, {}), SPEED_UP) for other in (SINGLE, BUDGET)]
+        firsts = (entry["scores"][group]["per_task_tuned"] for group in groups)
+        parts.append([name, *(average(metrics, "speed_up") for metrics in firsts)])
+        budgets = [average(found.get(other, {}), "speed_up") for other in ("single_setting", "equal_budget")]
         told = f"{number(wrong.get('0.5'))}, {number(wrong.get('2.0'))}"
         cost = number(entry["time_over_adam"]), number(entry["state_bytes_per_parameter"])
-        costs.append([name, *budgets, average(first, WALL_CLOCK), told, *cost])
-    return [
-        made(("optimizer", "over Adam", "to best's loss", *MORE), main),
-        made(("optimizer", *groups), parts),
-        made(("optimizer", "single setting", "equal budget", "clock / Adam", *COSTS), costs),
-    ]
-
-
-MORE = ("loss / best", "validation / best", "won", "diverged")
-COSTS = ("given x0.5, x2", "time / Adam's", "bytes/param")
+        costs.append([name, *budgets, average(first, "wall_clock_speed_up"), told, *cost])
+    of_main = ("over Adam", "to best's loss", "loss / best", "validation / best", "won", "diverged")
+    of_costs = ("single setting", "equal budget", "clock / Adam", "given x0.5, x2", "time / Adam's")
+    of_costs += ("bytes/param",)
+    tables = ((of_main, main), (groups, parts), (of_costs, costs))
+    return [made(("optimizer", *head), rows) for head, rows in tables]
 
 
 def print_board(board: dict[str, Any], file: IO[str] | None = None) -> None:
@@ -139,7 +120,7 @@ def notes(board: dict[str, Any]) -> list[str]:
         *(f"{entry['name']}: {entry['best_rivals']}" for entry in board["entries"]),
         f"{len(board['tasks'])} tasks at {', '.join(map(str, board['settings']['horizons']))} steps, "
         f"{board['settings']['num_seeds']} seeds; speed-ups and ratios: geometric mean [95% interval]",
-        f"over Adam, and all columns not named otherwise: {TITLES[PER_TASK]}",
+        f"over Adam, and all columns not named otherwise: {TITLES['per_task_tuned']}",
         "won: share of tasks and horizons with the lowest training loss of all entries; "
         "given: final loss when given a wrong number of steps, over that when given the right one",
     ]
@@ -147,20 +128,16 @@ def notes(board: dict[str, Any]) -> list[str]:
 
 def to_csv(board: dict[str, Any]) -> str:
     """One row for each entry, group, comparison and metric."""
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(("name", "group", "comparison", "metric", "average", "value", "low", "high"))
-    for entry in board["entries"]:
-        for group, comparisons in entry["scores"].items():
-            for comparison, metrics in comparisons.items():
-                for metric, score in metrics.items():
-                    for kind in ("geometric_mean", "iqm", "median"):
-                        found = score[kind]
-                        rows.writerow(
-                            (entry["name"], group, comparison, metric, kind)
-                            + (found["value"], found["low"], found["high"])
-                        )
-    return text.getvalue()
+    head = ("name", "group", "comparison", "metric", "average", "value", "low", "high")
+    rows = (
+        (entry["name"], group, comparison, metric, kind, *(score[kind][x] for x in ("value", "low", "high")))
+        for entry in board["entries"]
+        for group, comparisons in entry["scores"].items()
+        for comparison, metrics in comparisons.items()
+        for metric, score in metrics.items()
+        for kind in ("geometric_mean", "iqm", "median")
+    )
+    return document_lib.csv_text(head, rows)
 
 
 def board_page(board: dict[str, Any], picture: bytes) -> str:
@@ -178,10 +155,10 @@ def bars_png(board: dict[str, Any]) -> bytes:
     """Speed-ups with their intervals: a panel for each comparison, a colour for each group."""
     from matplotlib.figure import Figure
 
-    from meta_train.evaluation.picture import DPI, WIDTH, png
+    from meta_train.evaluation.picture import DPI, WIDTH, png, ratio_axis
 
     entries, groups = board["entries"], list(board["entries"][0]["scores"])
-    names = [name for name in TITLES if any(name in entry["scores"][ALL] for entry in entries)]
+    names = [name for name in TITLES if any(name in entry["scores"]["all"] for entry in entries)]
     size = WIDTH, 1.6 + 0.16 * len(entries) * (len(groups) + 1)
     figure = Figure(figsize=(size[0], max(size[1], 3)), dpi=DPI, layout="constrained")
     axes = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
@@ -189,19 +166,16 @@ def bars_png(board: dict[str, Any]) -> bytes:
         for k, group in enumerate(groups):
             for row, entry in enumerate(entries):
                 if name in entry["scores"][group]:
-                    found = _speed_up(entry, group, name)
+                    found = _speed_up(entry["scores"][group], name)
                     y = row + 0.7 * (k / len(groups) - 0.35)
                     colour = COLOURS[k % len(COLOURS)]
                     axis.plot((found["low"], found["high"]), (y, y), color=colour, linewidth=2)
                     label = group if row == 0 else None
                     axis.plot(found["value"], y, "o", color=colour, markersize=6, label=label)
         axis.set_title(f"{name}\n{TITLES[name]}", fontsize=9)
-        axis.set_xscale("log", base=2)
-        axis.xaxis.set_major_formatter("{x:g}")
-        axis.axvline(1, color="0.3", linewidth=1)
-        axis.grid(True, axis="x", color="0.9")
+        ratio_axis(axis)
+        axis.grid(False, axis="y")
         axis.set_xlabel("step speed-up over Adam")
-        axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_yticks(range(len(entries)), [entry["name"] for entry in entries])
     axes[0].set_ylim(len(entries) - 0.5, -0.5)
     handles, labels = axes[0].get_legend_handles_labels()
@@ -212,10 +186,10 @@ def bars_png(board: dict[str, Any]) -> bytes:
 def _check_alike(a: str, one: dict[str, Any], b: str, other: dict[str, Any]) -> None:
     """Refuses evaluations whose numbers do not compare (RunError)."""
     keys = ("task", "ring", "horizon")
-    cells = [[tuple(cell[key] for key in keys) for cell in doc["cells"]] for doc in (one, other)]
-    if sorted(cells[0]) != sorted(cells[1]):
-        odd = sorted(set(cells[0]) ^ set(cells[1]))[0]
-        where = a if odd in cells[0] else b
+    ours, theirs = (sorted(tuple(cell[key] for key in keys) for cell in doc["cells"]) for doc in (one, other))
+    if ours != theirs:
+        odd = min(set(ours) ^ set(theirs))
+        where = a if odd in ours else b
         raise RunError(
             f"{a} and {b} were not evaluated on the same tasks: only {where} has {odd[0]} at {odd[2]} steps; "
             "evaluate both with the same --tasks and --horizons"
@@ -235,20 +209,16 @@ def _check_alike(a: str, one: dict[str, Any], b: str, other: dict[str, Any]) -> 
 
 def _won(docs: list[dict[str, Any]]) -> list[float]:
     """Share of the cells where each has the lowest mean training loss; ties count for all of them."""
-    losses = np.full((len(docs), len(docs[0]["cells"])), np.inf)
-    order = {(cell["task"], cell["horizon"]): i for i, cell in enumerate(docs[0]["cells"])}
-    for d, doc in enumerate(docs):
-        for cell in doc["cells"]:
-            loss = mean(cell["loss"][LEARNED])
-            losses[d, order[cell["task"], cell["horizon"]]] = np.inf if loss is None else loss
+    found = [{(c["task"], c["horizon"]): mean(c["loss"]["learned"]) for c in doc["cells"]} for doc in docs]
+    losses = np.array([[np.inf if one[cell] is None else one[cell] for cell in found[0]] for one in found])
     best = losses.min(0)
     return [float(((row == best) & np.isfinite(row)).mean()) for row in losses]
 
 
 def _time_over_adam(doc: dict[str, Any]) -> float:
-    ratios = [ms[LEARNED] / ms[ADAM] for ms in doc["ms_per_step"].values()]
+    ratios = [ms["learned"] / ms["adam"] for ms in doc["ms_per_step"].values()]
     return float(np.exp(np.mean(np.log(ratios))))
 
 
-def _speed_up(entry: dict[str, Any], group: str, comparison: str) -> dict[str, Any]:
-    return entry["scores"][group][comparison][SPEED_UP]["geometric_mean"]
+def _speed_up(comparisons: dict[str, Any], comparison: str) -> dict[str, Any]:
+    return comparisons[comparison]["speed_up"]["geometric_mean"]

@@ -21,20 +21,14 @@ ROWS_AT_ONCE = 5  # on a CPU: about so many settings at once fit its cache
 
 
 class Grid(NamedTuple):
-    """What one contestant did on one family: L settings (and wrong horizons), S tuning and evaluation seeds.
+    """What a contestant did on one family: L settings (and wrong horizons), S tuning and evaluation seeds."""
 
-    Attributes:
-      runs: f32[L, S, steps] of training losses: one for each horizon, or a single one whose beginnings
-        are those of all horizons.
-      valid: f32[L, S, M], validation losses at the M horizons.
-      best: f32[L, S, M], the least validation loss read up to there.
-      test: f32[L, S, M], test losses at the M horizons; NaN without such a split.
-    """
-
+    # f32[L, S, steps] of training losses: one for each horizon, or a single one whose beginnings are those of
+    # all horizons
     runs: tuple[np.ndarray, ...]
-    valid: np.ndarray
-    best: np.ndarray
-    test: np.ndarray
+    valid: np.ndarray  # f32[L, S, M], validation losses at the M horizons
+    best: np.ndarray  # f32[L, S, M], the least validation loss read up to there
+    test: np.ndarray  # f32[L, S, M], test losses at the M horizons; NaN without such a split
 
     def train(self, m: int, horizon: int) -> np.ndarray:
         """f32[L, S, horizon]: the training losses of horizon number m."""

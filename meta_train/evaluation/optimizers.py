@@ -17,35 +17,20 @@ TOLD = 0.5, 2.0  # wrong horizons: what a learned optimizer is given, over the l
 
 
 class Contestant(NamedTuple):
-    """An optimizer with L settings.
+    """An optimizer with L settings."""
 
-    Attributes:
-      name: its key in the results.
-      program: contestants with the same one are run by the same compiled program.
-      build: `(setting, num_steps)`, or `((setting, shared), num_steps)` where `shared` is given.
-      settings: pytree with a leading axis of L, then one row for each of `told`.
-      values: learning rates of the L settings, or factors on the step.
-      hyper: the other hyperparameters of each setting; () for none.
-      default: the setting that it has without any tuning; None for the best single one.
-      shared: theta, which all settings share; None for a hand-designed optimizer.
-      eval_params: see `curves.trainer`.
-      constant: whether it does not depend on the number of steps: one run serves all horizons.
-      told: wrong horizons that the default is also run with, over the right one.
-      learned: whether it was meta-trained.
-    """
-
-    name: str
-    program: str
-    build: Build
-    settings: Any
-    values: tuple[float, ...]
-    hyper: tuple[dict[str, float], ...] = ()
-    default: int | None = None
-    shared: Any = None
-    eval_params: EvalParams | None = None
-    constant: bool = False
-    told: tuple[float, ...] = ()
-    learned: bool = False
+    name: str  # its key in the results
+    program: str  # contestants with the same one are run by the same compiled program
+    build: Build  # `(setting, num_steps)`, or `((setting, shared), num_steps)` where `shared` is given
+    settings: Any  # pytree with a leading axis of L, then one row for each of `told`
+    values: tuple[float, ...]  # learning rates of the L settings, or factors on the step
+    hyper: tuple[dict[str, float], ...] = ()  # the other hyperparameters of each setting; () for none
+    default: int | None = None  # the setting that it has without any tuning; None for the best single one
+    shared: Any = None  # theta, which all settings share; None for a hand-designed optimizer
+    eval_params: EvalParams | None = None  # see `curves.trainer`
+    constant: bool = False  # whether it does not depend on the number of steps: one run serves all horizons
+    told: tuple[float, ...] = ()  # wrong horizons that the default is also run with, over the right one
+    learned: bool = False  # whether it was meta-trained
 
     @property
     def rows(self) -> int:

@@ -81,16 +81,11 @@ def page(title: str, *parts: str) -> str:
 def grid(found: tables.Grid) -> str:
     """A table; each text has the colour of its mark."""
     head = "".join(f"<th>{html.escape(name)}</th>" for name in found.head)
-    rows = "\n".join(
-        "".join(
-            (
-                "<tr>",
-                *(f"<td class='{m}'>{html.escape(t)}</td>" for t, m in zip(row, marks, strict=True)),
-                "</tr>",
-            )
-        )
+    cells = (
+        [f"<td class='{mark}'>{html.escape(text)}</td>" for text, mark in zip(row, marks, strict=True)]
         for row, marks in zip(found.rows, found.marks, strict=True)
     )
+    rows = "\n".join(f"<tr>{''.join(row)}</tr>" for row in cells)
     return f"<div class='wide'><table><thead><tr>{head}</tr></thead>\n<tbody>{rows}</tbody></table></div>"
 
 

@@ -12,7 +12,8 @@ from meta_train.evaluation.protocol import ADAM
 from meta_train.evaluation.results import LEARNED, Cell, Evaluation
 
 WIDTH, DPI = 13.34, 120  # inches; 1600 pixels
-# Okabe and Ito's colours, told apart without colour vision; the line styles differ as well.
+# Okabe and Ito's colours, which can be distinguished without colour vision.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 STYLES = {
     LEARNED: ("learned", "#D55E00", "-", 2.2),
     ADAM: ("Adam, tuned constant rate", "#0072B2", "--", 1.6),
@@ -61,7 +62,7 @@ def curves_png(evaluation: Evaluation, title: str = "") -> bytes:
 
 
 def scores_png(doc: dict[str, Any], title: str = "") -> bytes:
-    """Each task's speed-up in every comparison, and beside it the performance profiles with their bands."""
+    """Each task's speed-up in every comparison, next to the performance profiles with their bands."""
     from matplotlib.figure import Figure
 
     tasks = list(dict.fromkeys((cell["ring"], cell["task"]) for cell in doc["cells"]))
@@ -70,26 +71,15 @@ def scores_png(doc: dict[str, Any], title: str = "") -> bytes:
     horizons = doc["settings"]["horizons"]
     for cell in doc["cells"]:
         row, longest = tasks.index((cell["ring"], cell["task"])), cell["horizon"] == horizons[-1]
+        size = 4 + 4 * horizons.index(cell["horizon"]) / max(len(horizons) - 1, 1)
         for k, (name, outcome) in enumerate(cell["outcomes"].items()):
             colour, marker, _ = COMPARISON_STYLES[name]
-            left.plot(
-                outcome["speed_up"],
-                row + 0.22 * (k - (len(cell["outcomes"]) - 1) / 2),
-                marker,
-                color=colour,
-                markersize=4 + 4 * horizons.index(cell["horizon"]) / max(len(horizons) - 1, 1),
-                markerfacecolor=colour if longest else "white",
-                label=name if longest and row == 0 else None,
-            )
-        left.plot(
-            cell["outcomes"]["per_task_tuned"]["to_target"]["best"],
-            row,
-            "x",
-            color="0.2",
-            markersize=4 + 4 * horizons.index(cell["horizon"]) / max(len(horizons) - 1, 1),
-            label="to the best rival's final loss" if longest and row == 0 else None,
-        )
-    left.legend(*_crosses(left), loc="best", frameon=False, fontsize=9)
+            y = row + 0.22 * (k - (len(cell["outcomes"]) - 1) / 2)
+            face = colour if longest else "white"
+            left.plot(outcome["speed_up"], y, marker, color=colour, markersize=size, markerfacecolor=face)
+        x = cell["outcomes"]["per_task_tuned"]["to_target"]["best"]
+        (cross,) = left.plot(x, row, "x", color="0.2", markersize=size)
+    left.legend([cross], ["to the best rival's final loss"], loc="best", frameon=False, fontsize=9)
     left.set_yticks(range(len(tasks)), [f"{ring}: {task}" if ring else task for ring, task in tasks])
     left.set_ylim(len(tasks) - 0.5, -0.5)
     left.set_xlabel(f"step speed-up over Adam (filled: {horizons[-1]} steps; small: {horizons[0]} steps)")
@@ -101,18 +91,23 @@ def scores_png(doc: dict[str, Any], title: str = "") -> bytes:
     right.set_ylabel("share of tasks and horizons")
     right.set_ylim(0, 1.02)
     for axis in (left, right):
-        axis.set_xscale("log", base=2)
-        axis.xaxis.set_major_formatter("{x:g}")
-        axis.axvline(1, color="0.3", linewidth=1)
-        axis.grid(True, which="major", color="0.9", linewidth=0.8)
-        axis.set_axisbelow(True)
-        axis.spines[["top", "right"]].set_visible(False)
+        ratio_axis(axis)
     handles, labels = right.get_legend_handles_labels()
     titles = [f"{label}: {TITLES[label]}" for label in labels]
     figure.legend(handles, titles, loc="outside lower center", ncols=1, frameon=False, fontsize=10)
     if title:
         figure.suptitle(title, fontsize=13)
     return png(figure)
+
+
+def ratio_axis(axis: Any) -> None:
+    """Makes the x axis one of speed-ups: logarithmic, with a line at 1 and a grid."""
+    axis.set_xscale("log", base=2)
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.axvline(1, color="0.3", linewidth=1)
+    axis.grid(True, which="major", color="0.9", linewidth=0.8)
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right"]].set_visible(False)
 
 
 def png(figure: Any) -> bytes:
@@ -122,12 +117,6 @@ def png(figure: Any) -> bytes:
     content = io.BytesIO()
     FigureCanvasAgg(figure).print_png(content, metadata={"Software": ""})
     return content.getvalue()
-
-
-def _crosses(axis: Any) -> tuple[list[Any], list[str]]:
-    """Handles and labels of the crosses alone; the others are in the figure's legend."""
-    pairs = [(h, t) for h, t in zip(*axis.get_legend_handles_labels(), strict=True) if t.startswith("to ")]
-    return [h for h, _ in pairs], [t for _, t in pairs]
 
 
 def _panel(axis: Any, cell: Cell, decay: float) -> None:

@@ -4,6 +4,8 @@ import io
 from collections.abc import Callable
 from typing import IO, Any
 
+import numpy as np
+
 from meta_train.evaluation import tables
 from meta_train.evaluation.document import TITLES
 
@@ -36,6 +38,14 @@ def to_markdown(doc: dict[str, Any], show: Callable[..., None] = print_report) -
     return text.getvalue()
 
 
+def terminal_width(file: IO[str] | None = None) -> int | None:
+    """Characters in a line of a terminal; None for another file. `file` as in `print_report`."""
+    from rich.console import Console
+
+    console = Console(file=file)
+    return console.width if console.is_terminal else None
+
+
 def print_grid(grid: tables.Grid, file: IO[str] | None = None) -> None:
     """A table; on a terminal too narrow for it, its first columns that there is room for."""
     from rich import box
@@ -44,26 +54,20 @@ def print_grid(grid: tables.Grid, file: IO[str] | None = None) -> None:
     from rich.text import Text
 
     widths = [max(map(len, column)) + 2 for column in zip(grid.head, *grid.rows, strict=True)]
-    console = Console(file=file)
-    terminal = console.is_terminal
-    if not terminal:
-        console = Console(file=file, width=10 * sum(widths), color_system=None)
-    room = sum(sum(widths[: i + 1]) <= console.width for i in range(len(widths)))
-    if terminal:
-        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
-    else:
+    width = terminal_width(file)
+    if width is None:
+        console, columns = Console(file=file, width=10 * sum(widths), color_system=None), len(widths)
         table = Table(box=box.MARKDOWN)
-    for i, name in enumerate(grid.head[: max(room, 2)]):
+    else:
+        console, columns = Console(file=file), max(2, sum(np.cumsum(widths) <= width))
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
+    for i, name in enumerate(grid.head[:columns]):
         table.add_column(name, justify="right" if i else "left", no_wrap=True)
-    colours = {"good": "green", "bad": "yellow", "lost": "red", "": None}
+    styles = {"good": "green", "bad": "yellow", "lost": "red", "": ""}
     for row, marks in zip(grid.rows, grid.marks, strict=True):
-        styled = [Text(text, style=colours[mark] or "") for text, mark in zip(row, marks, strict=True)]
-        table.add_row(*styled[: len(table.columns)])
+        texts = [Text(text, style=styles[mark]) for text, mark in zip(row, marks, strict=True)]
+        table.add_row(*texts[:columns])
     with console.capture() as capture:
         console.print(table)
-    text = capture.get().strip("\n") if terminal else _stripped(capture.get())
-    print(text, file=file)
-
-
-def _stripped(text: str) -> str:
-    return "\n".join(line.strip() for line in text.strip().splitlines())
+    lines = capture.get().strip("\n").splitlines()
+    print("\n".join(lines if width else filter(None, map(str.strip, lines))), file=file)

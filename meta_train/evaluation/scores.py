@@ -21,21 +21,13 @@ class Interval(NamedTuple):
 
 
 class Score(NamedTuple):
-    """Averages of one metric over cells (a task at a horizon each), and the worst cell.
+    """Averages of one metric over cells (a task at a horizon each), and the worst cell."""
 
-    Attributes:
-      geometric_mean: exp of the mean of the logarithms.
-      iqm: interquartile mean: of the middle half of the cells.
-      median: of the cells.
-      worst: the smallest speed-up or the largest ratio.
-      cells: how many there are; cells without a number (a loss below zero) are left out.
-    """
-
-    geometric_mean: Interval
-    iqm: Interval
-    median: Interval
-    worst: float
-    cells: int
+    geometric_mean: Interval  # exp of the mean of the logarithms
+    iqm: Interval  # interquartile mean: of the middle half of the cells
+    median: Interval  # of the cells
+    worst: float  # the smallest speed-up or the largest ratio
+    cells: int  # how many there are; cells without a number (a loss below zero) are left out
 
 
 class Profile(NamedTuple):
@@ -48,15 +40,10 @@ class Profile(NamedTuple):
 
 
 class Draws(NamedTuple):
-    """A bootstrap: for each sample, tasks drawn with replacement, and within each the seeds.
+    """A bootstrap: for each sample, tasks drawn with replacement, and within each the seeds."""
 
-    Attributes:
-      weights: f64[B + 1, S], weight of each seed; row 0 is the point estimate, all seeds alike.
-      seed: of the draws of tasks.
-    """
-
-    weights: np.ndarray
-    seed: int
+    weights: np.ndarray  # f64[B + 1, S], weight of each seed; row 0 is the point estimate, all seeds alike
+    seed: int  # of the draws of tasks
 
     def tasks(self, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """i64[B, F] each, for tasks of these indices [F]: a task, and the row of `weights` it is read at."""

@@ -1,25 +1,40 @@
 """The rows of an evaluation's tables, as text: for the terminal, Markdown and the page alike."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from meta_train.evaluation.compare import (
-    BEST,
-    BEST_UNTUNED,
-    BEST_VALID,
-    LOSS,
-    PER_TASK,
-    SPEED_UP,
-    TARGET,
-    TARGET_CLOCK,
-    TEST,
-    VALID,
-    WALL_CLOCK,
-)
+from meta_train.evaluation.compare import LARGER_IS_BETTER
 from meta_train.evaluation.document import TITLES
-from meta_train.evaluation.protocol import ADAM
-from meta_train.evaluation.results import ALL, LEARNED
+
+# Columns of the tables of averages: title -> the metric, and what of it if not the geometric mean.
+SCORES = {
+    "over Adam": "speed_up",
+    "worst": "speed_up worst",
+    "to best's loss": "to_target/best",
+    "loss / best": "loss_ratio/best",
+    "validation / best": "valid_ratio/best",
+}
+OTHERS = (
+    {
+        "over Adam, IQM": "speed_up iqm",
+        "median": "speed_up median",
+        "clock / Adam": "wall_clock_speed_up",
+        "loss / Adam": "loss_ratio/adam",
+        "validation / Adam": "valid_ratio/adam",
+    },
+    {
+        "clock / best": "wall_clock_to_target/best",
+        "best validation / best": "best_valid_ratio/best",
+        "test / best": "test_ratio/best",
+    },
+    {
+        "to best untuned's loss": "to_target/best_untuned",
+        "loss / its": "loss_ratio/best_untuned",
+        "validation / its": "valid_ratio/best_untuned",
+        "test / its": "test_ratio/best_untuned",
+    },
+)
 
 
 class Grid(NamedTuple):
@@ -58,13 +73,11 @@ def speed(x: float | None, more: str = "") -> tuple[str, str]:
 
 def average(metrics: dict[str, Any], metric: str) -> tuple[str, str]:
     """The geometric mean of a metric with its interval; good on the right side of 1."""
-    if metric not in metrics:
+    value = metrics[metric]["geometric_mean"]["value"] if metric in metrics else None
+    if value is None:
         return "-", ""
-    found = metrics[metric]["geometric_mean"]
-    if found["value"] is None:
-        return "-", ""
-    larger = metric.startswith((SPEED_UP, TARGET, TARGET_CLOCK, WALL_CLOCK))
-    return interval(found), "good" if (found["value"] >= 1) == larger or found["value"] == 1 else "bad"
+    good = value == 1 or (value > 1) == metric.startswith(LARGER_IS_BETTER)
+    return interval(metrics[metric]["geometric_mean"]), "good" if good else "bad"
 
 
 def mean(losses: list[float | None]) -> float | None:
@@ -82,102 +95,72 @@ def _cells(doc: dict[str, Any]) -> Iterator[tuple[list[str], dict[str, Any], dic
     """The first columns of each task and horizon, the cell, and its outcome in the first comparison."""
     for cell in doc["cells"]:
         label = f"{cell['ring']}: {cell['task']}" if len(rings(doc)) > 1 else cell["task"]
-        yield [label, str(cell["horizon"])], cell, cell["outcomes"][PER_TASK]
+        yield [label, str(cell["horizon"])], cell, cell["outcomes"]["per_task_tuned"]
 
 
 def losses(doc: dict[str, Any]) -> Grid:
-    """A row for each task and horizon: final losses, beside those of the best tuned rival."""
-    head = ("held-out task", "steps", "loss", "best rival", "its loss", "validation", "its validation")
+    """A row for each task and horizon: final losses, and those of the best tuned rival."""
     rows = []
     for first, cell, _ in _cells(doc):
-        row = [*first]
+        texts = []
         for kind, name in (("loss", cell["best"]), ("valid", cell["best_valid"])):
-            own, rival = mean(cell[kind][LEARNED]), mean(cell[kind][name])
-            lost = kind == "loss" and cell["diverged"]
+            own, rival = mean(cell[kind]["learned"]), mean(cell[kind][name])
             mark = "" if own is None or rival is None else "good" if own <= rival else "bad"
-            row += [("inf", "lost") if lost else (number(own), mark)]
-            row += [name] if kind == "loss" else []
-            row += [number(rival)]
-        rows.append(row)
+            texts += [(number(own), mark), number(rival)]
+        loss, rivals, valid, rivals_valid = texts
+        loss = ("inf", "lost") if cell["diverged"] else loss
+        rows.append([*first, loss, cell["best"], rivals, valid, rivals_valid])
+    head = ("held-out task", "steps", "loss", "best rival", "its loss", "validation", "its validation")
     return made(head, rows)
 
 
 def speeds(doc: dict[str, Any]) -> Grid:
     """A row for each task and horizon: speeds in steps and by the clock."""
-    head = ("held-out task", "steps", "over Adam", "to best's loss", "sure at", "clock / Adam")
-    head += ("clock / best",)
     rows = []
     for first, cell, found in _cells(doc):
+        sure = found["target_steps"]["best"]["significant"]
+        row = [
+            speed(found["speed_up"], ">= " if found["censored"] else ""),
+            speed(found["to_target"]["best"]),
+            "-" if sure is None else str(sure),
+            speed(found["wall_clock_speed_up"]),
+            speed(found["wall_clock_to_target"].get("best")),
+        ]
         if cell["diverged"]:
-            lost = f"{cell['diverged']}/{len(cell['loss'][LEARNED])} diverged"
-            rows.append([*first, (lost, "lost"), "-", "-", "-", "-"])
-            continue
-        sure = found["target_steps"][BEST]["significant"]
-        rows.append(
-            [
-                *first,
-                speed(found[SPEED_UP], ">= " if found["censored"] else ""),
-                speed(found[TARGET][BEST]),
-                "-" if sure is None else str(sure),
-                speed(found[WALL_CLOCK]),
-                speed(found[TARGET_CLOCK].get(BEST)),
-            ]
-        )
-    return made(head, rows)
+            row = [(f"{cell['diverged']}/{len(cell['loss']['learned'])} diverged", "lost"), *"----"]
+        rows.append(first + row)
+    head = ("held-out task", "steps", "over Adam", "to best's loss", "sure at", "clock / Adam")
+    return made((*head, "clock / best"), rows)
 
 
-def _scores(doc: dict[str, Any], columns: dict[str, Callable[[dict[str, Any]], Any]]) -> Grid:
-    """A row for each comparison and group of cells."""
-    rows = []
-    for name in TITLES:
-        for group, comparisons in doc["scores"].items():
-            if name in comparisons:
-                found = comparisons[name]
-                rows.append(
-                    [name, f"{group} ({found[SPEED_UP]['cells']})", *(f(found) for f in columns.values())]
-                )
+def _averages(doc: dict[str, Any], columns: dict[str, str]) -> Grid:
+    """A row for each comparison and group of cells; columns as in `SCORES`."""
+
+    def text(found, column):
+        metric, _, kind = column.partition(" ")
+        if not kind:
+            return average(found, metric)
+        return speed(found[metric][kind]) if kind == "worst" else interval(found[metric][kind])
+
+    rows = [
+        [name, f"{group} ({found['speed_up']['cells']})", *(text(found, c) for c in columns.values())]
+        for name in TITLES
+        for group, comparisons in doc["scores"].items()
+        for found in [comparisons.get(name)]
+        if found
+    ]
     return made(("comparison", "cells", *columns), rows)
-
-
-def _column(metric: str) -> Callable[[dict[str, Any]], tuple[str, str]]:
-    return lambda found: average(found, metric)
 
 
 def scores(doc: dict[str, Any]) -> Grid:
     """Geometric means: the speed-up over Adam, and everything against the best rival."""
-    return _scores(
-        doc,
-        {
-            "over Adam": _column(SPEED_UP),
-            "worst": lambda found: speed(found[SPEED_UP]["worst"]),
-            "to best's loss": _column(f"{TARGET}/{BEST}"),
-            "loss / best": _column(f"{LOSS}/{BEST}"),
-            "validation / best": _column(f"{VALID}/{BEST}"),
-        },
-    )
+    return _averages(doc, SCORES)
 
 
 def others(doc: dict[str, Any]) -> list[Grid]:
     """Other averages of the speed-up; other losses; and the rivals that nobody tuned."""
-    grids = [
-        {
-            "over Adam, IQM": lambda found: interval(found[SPEED_UP]["iqm"]),
-            "median": lambda found: interval(found[SPEED_UP]["median"]),
-            "clock / Adam": _column(WALL_CLOCK),
-            "loss / Adam": _column(f"{LOSS}/{ADAM}"),
-            "validation / Adam": _column(f"{VALID}/{ADAM}"),
-        },
-        {
-            "clock / best": _column(f"{TARGET_CLOCK}/{BEST}"),
-            "best validation / best": _column(f"{BEST_VALID}/{BEST}"),
-            "test / best": _column(f"{TEST}/{BEST}"),
-        },
-    ]
-    if f"{LOSS}/{BEST_UNTUNED}" in doc["scores"][ALL][PER_TASK]:
-        titles = {TARGET: "to best untuned's loss", LOSS: "loss / its", VALID: "validation / its"}
-        titles[TEST] = "test / its"
-        grids.append({title: _column(f"{metric}/{BEST_UNTUNED}") for metric, title in titles.items()})
-    return [_scores(doc, columns) for columns in grids]
+    untuned = "loss_ratio/best_untuned" in doc["scores"]["all"]["per_task_tuned"]
+    return [_averages(doc, columns) for columns in (OTHERS if untuned else OTHERS[:-1])]
 
 
 def rates(doc: dict[str, Any]) -> Grid:
@@ -187,8 +170,8 @@ def rates(doc: dict[str, Any]) -> Grid:
     for name in doc["cells"][0]["at_grid_edge"]:
         for horizon in doc["settings"]["horizons"]:
             found = {
-                cell["task"]: cell["outcomes"][PER_TASK]["rival_setting"][name]
-                for cell in doc["cells"]
+                cell["task"]: outcome["rival_setting"][name]
+                for _, cell, outcome in _cells(doc)
                 if cell["horizon"] == horizon
             }
             low, high = min(found.values()), max(found.values())
@@ -201,12 +184,10 @@ def best_rivals(doc: dict[str, Any]) -> str:
     """How often each rival was the best, and how the optimizer stands against the best one, in one line."""
     count = Counter(cell["best"] for cell in doc["cells"])
     names = ", ".join(f"{name} ({n} of {len(doc['cells'])})" for name, n in count.most_common())
-    found = doc["scores"][ALL][PER_TASK]
-    parts = [
-        f"{title} {average(found, f'{metric}/{BEST}')[0]}"
-        for title, metric in (("speed to its final loss", TARGET), ("loss", LOSS), ("validation loss", VALID))
-    ]
-    return f"best tuned rival: {names}; against it: {', '.join(parts)}"
+    found = doc["scores"]["all"]["per_task_tuned"]
+    target, loss, valid = (average(found, f"{m}/best")[0] for m in ("to_target", "loss_ratio", "valid_ratio"))
+    against = f"speed to its final loss {target}, loss {loss}, validation loss {valid}"
+    return f"best tuned rival: {names}; against it: {against}"
 
 
 def notes(doc: dict[str, Any]) -> list[str]:
@@ -225,9 +206,9 @@ def notes(doc: dict[str, Any]) -> list[str]:
     size = doc["state_bytes_per_parameter"]
     lines.append(
         f"a step takes {low:.2f} to {high:.2f} times Adam's, gradient included; state: "
-        f"{number(size[LEARNED])} bytes per parameter, Adam {number(size[ADAM])}"
+        f"{number(size['learned'])} bytes per parameter, Adam {number(size['adam'])}"
     )
-    single = ", ".join(f"{name} {x:.3g}" for name, x in doc["single_setting"].items() if name != LEARNED)
+    single = ", ".join(f"{name} {x:.3g}" for name, x in doc["single_setting"].items() if name != "learned")
     lines.append(f"best single learning rates: {single}")
     edge = [
         f"{cell['task']} at {cell['horizon']} ({name})"
@@ -237,18 +218,15 @@ def notes(doc: dict[str, Any]) -> list[str]:
     ]
     if edge:
         lines.append(f"the chosen learning rate is the first or last of those tried: {', '.join(edge)}")
-    if any(cell["outcomes"][PER_TASK]["censored"] for cell in doc["cells"]):
+    outcomes = [found for _, _, found in _cells(doc)]
+    if any(outcome["censored"] for outcome in outcomes):
         lines.append(f">= : Adam did not get there within {settings['archive_steps']} steps")
-    if any(target["significant"] for cell in doc["cells"] for target in _targets(cell)):
+    if any(target["significant"] for outcome in outcomes for target in outcome["target_steps"].values()):
         lines.append("sure at: the step from which (target - mean) sqrt(n) >= 3 sigma over the n seeds")
     lines += doc.get("warnings", [])
     if doc.get("trained_for"):
         lines.append(f"it was meta-trained on inner trainings of {doc['trained_for']}")
     return lines
-
-
-def _targets(cell: dict[str, Any]) -> list[dict[str, Any]]:
-    return list(cell["outcomes"][PER_TASK]["target_steps"].values())
 
 
 def summary(doc: dict[str, Any]) -> dict[str, Any]:

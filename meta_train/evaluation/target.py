@@ -10,15 +10,11 @@ SIGMAS = 3.0
 
 
 class Target(NamedTuple):
-    """Steps after which the optimizer under test has a rival's final loss.
+    """Steps after which the optimizer under test has a rival's final loss."""
 
-    Attributes:
-      steps: the first step at which the mean over the seeds is not above the target; None: never.
-      significant: the first step at which it is below it by the rule
-        `(target - mean) sqrt(n) >= 3 sigma` over n seeds; None: never, or a single seed.
-    """
-
-    steps: int | None
+    steps: int | None  # the first step at which the mean over the seeds is not above the target; None: never
+    # the first step at which it is below it by the rule `(target - mean) sqrt(n) >= 3 sigma` over n seeds;
+    # None: never, or a single seed
     significant: int | None
 
 

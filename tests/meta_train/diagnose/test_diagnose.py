@@ -167,7 +167,7 @@ def test_nothing_is_recommended_where_nothing_is_told():
     assert choose(astray) is None and "nothing keeps" in closing_line(astray)
     assert to_json(astray)["rows"][0]["cosine"] is None and to_json(astray)["choice"] is None
     print_table(astray, text := io.StringIO())
-    (line,) = (line for line in text.getvalue().splitlines() if line.startswith("|nres"))
+    (line,) = (line for line in text.getvalue().splitlines() if line.startswith("| nres"))
     assert line.split("|")[5].strip() == "-"
     assert draw(astray).startswith(b"\x89PNG")
 

@@ -36,17 +36,11 @@ class Damaged(Exception):
 
 
 class Restored(NamedTuple):
-    """A checkpoint that was read and verified.
+    """A checkpoint that was read and verified."""
 
-    Attributes:
-      step: the outer step that it was saved at.
-      state: the state, structured and placed like the target of `Checkpoints.restore`.
-      meta: what was given to `Checkpoints.save`.
-    """
-
-    step: int
-    state: Any
-    meta: dict
+    step: int  # the outer step that it was saved at
+    state: Any  # the state, structured and placed like the target of `Checkpoints.restore`
+    meta: dict  # what was given to `Checkpoints.save`
 
 
 def write(path: Path, leaves: list[Leaf], arrays: list[np.ndarray], meta: dict) -> None:

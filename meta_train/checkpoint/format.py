@@ -16,19 +16,12 @@ _SCALARS = {bool: np.bool_, int: np.int64, float: np.float64}
 
 
 class Leaf(NamedTuple):
-    """What a checkpoint knows of one leaf of the state.
+    """What a checkpoint knows of one leaf of the state."""
 
-    Attributes:
-      path: its place in the tree, as `jax.tree_util.keystr` writes it.
-      dtype: "float32", ...; "key<fry>" for typed PRNG keys; "int", "float", "bool" for Python's.
-      shape: of the leaf (of the key array, not of its key data).
-      impl: the PRNG's name, for typed keys; "" otherwise.
-    """
-
-    path: str
-    dtype: str
-    shape: tuple[int, ...]
-    impl: str = ""
+    path: str  # its place in the tree, as `jax.tree_util.keystr` writes it
+    dtype: str  # "float32", ...; "key<fry>" for typed PRNG keys; "int", "float", "bool" for Python's
+    shape: tuple[int, ...]  # of the leaf (of the key array, not of its key data)
+    impl: str = ""  # the PRNG's name, for typed keys; "" otherwise
 
     def __str__(self) -> str:
         return f"{self.dtype}[{','.join(map(str, self.shape))}]"

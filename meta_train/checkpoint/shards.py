@@ -24,25 +24,15 @@ from meta_train.parallel import exchange
 
 
 class Save(NamedTuple):
-    """A save on its way.
+    """A save on its way."""
 
-    Attributes:
-      path: of the checkpoint, once it is complete.
-      leaves: what it holds.
-      meta: the caller's.
-      topic: of the messages about it.
-      handler: Orbax's.
-      futures: what Orbax is still writing here.
-      error: why this process cannot write its part; "" if it can.
-    """
-
-    path: Path
-    leaves: list[Leaf]
-    meta: dict
-    topic: str
-    handler: Any
-    futures: list
-    error: str
+    path: Path  # of the checkpoint, once it is complete
+    leaves: list[Leaf]  # what it holds
+    meta: dict  # the caller's
+    topic: str  # of the messages about it
+    handler: Any  # Orbax's
+    futures: list  # what Orbax is still writing here
+    error: str  # why this process cannot write its part; "" if it can
 
 
 def start(

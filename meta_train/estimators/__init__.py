@@ -35,17 +35,14 @@ ESTIMATORS = {
 
 
 class Claim(NamedTuple):
-    """What the mean of an estimator is claimed to be, for the tests and the tables.
+    """What the mean of an estimator is claimed to be, for the tests and the tables."""
 
-    Attributes:
-      smoothing: the mean is the gradient smoothed by noise new in every "window", by one noise for the whole
-        "episode", or the true gradient ("none"); None: it is biased by truncation.
-      one_window: the smoothing of a single window of a whole inner problem; None: as `smoothing`.
-      mixed: checks of `meta_train.testing.UNBIASED` that it fails as it smooths otherwise there.
-    """
-
+    # the mean is the gradient smoothed by noise new in every "window", by one noise for the whole "episode",
+    # or the true gradient ("none"); None: it is biased by truncation
     smoothing: Literal["window", "episode", "none"] | None
+    # the smoothing of a single window of a whole inner problem; None: as `smoothing`
     one_window: Literal["window", "episode", "none"] | None = None
+    # checks of `meta_train.testing.UNBIASED` that it fails as it smooths otherwise there
     mixed: tuple[str, ...] = ()
 
 

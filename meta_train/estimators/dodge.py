@@ -13,19 +13,12 @@ from meta_train.estimators.window import floats_of, of_floats
 
 
 class DodgeState(NamedTuple):
-    """One particle.
+    """One particle."""
 
-    Attributes:
-      rollout: where it is.
-      tangent: float leaves of the state, moved by theta in the direction `v`.
-      episode_key: key[]; block b of the inner problem has its v from `fold_in(episode_key, b)`.
-      xi: like theta, the sum of the inner problem's v; None where there is only one.
-    """
-
-    rollout: Rollout
-    tangent: list[jax.Array]
-    episode_key: jax.Array
-    xi: Any
+    rollout: Rollout  # where it is
+    tangent: list[jax.Array]  # float leaves of the state, moved by theta in the direction `v`
+    episode_key: jax.Array  # key[]; block b of the inner problem has its v from `fold_in(episode_key, b)`
+    xi: Any  # like theta, the sum of the inner problem's v; None where there is only one
 
 
 @factory(differentiates=True, returns=PATHWISE)

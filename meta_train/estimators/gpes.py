@@ -25,26 +25,19 @@ from meta_train.estimators.window import difference
 
 
 class GPESState(NamedTuple):
-    """One antithetic pair.
+    """One antithetic pair."""
 
-    Attributes:
-      pair: both rollouts, leaves [2, ...]: pos, neg.
-      episode_key: key[]; names the noise of the current inner problem: block b of it is drawn from
-        `fold_in(episode_key, b)`, so that no noise needs to be stored.
-      sigma: f32[], std of the noise drawn from now on (of a schedule: at its start). It is a leaf, so that
-        changing it never recompiles.
-      drawn_sigma: f32[], std of the noise in use.
-      xi: like theta, the sum over the inner problem's blocks of eps / sigma^2; None where there is
-        only one block.
-      calls: i32[], windows since the run began; None where sigma has no schedule.
-    """
-
-    pair: Rollout
+    pair: Rollout  # both rollouts, leaves [2, ...]: pos, neg
+    # key[]; names the noise of the current inner problem: block b of it is drawn from `fold_in(episode_key,
+    # b)`, so that no noise needs to be stored
     episode_key: jax.Array
+    # f32[], std of the noise drawn from now on (of a schedule: at its start). It is a leaf, so that changing
+    # it never recompiles
     sigma: jax.Array
-    drawn_sigma: jax.Array
+    drawn_sigma: jax.Array  # f32[], std of the noise in use
+    # like theta, the sum over the inner problem's blocks of eps / sigma^2; None where there is only one block
     xi: Any
-    calls: jax.Array | None
+    calls: jax.Array | None  # i32[], windows since the run began; None where sigma has no schedule
 
 
 class _Options(NamedTuple):

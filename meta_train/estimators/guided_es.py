@@ -16,21 +16,13 @@ from meta_train.estimators.window import difference
 
 
 class GuidedESState(NamedTuple):
-    """One antithetic pair.
+    """One antithetic pair."""
 
-    Attributes:
-      pair: both rollouts, leaves [2, ...]: pos, neg.
-      mean: a rollout with theta itself, which the surrogate gradients come from.
-      xi: f32[P], the sum over the inner problem's windows of eps / sigma^2.
-      surrogates: f32[k, P], truncated gradients of the last k windows.
-      guided: bool[], whether the noise of this inner problem lies in the span of the surrogates.
-    """
-
-    pair: Rollout
-    mean: Rollout
-    xi: jax.Array
-    surrogates: jax.Array
-    guided: jax.Array
+    pair: Rollout  # both rollouts, leaves [2, ...]: pos, neg
+    mean: Rollout  # a rollout with theta itself, which the surrogate gradients come from
+    xi: jax.Array  # f32[P], the sum over the inner problem's windows of eps / sigma^2
+    surrogates: jax.Array  # f32[k, P], truncated gradients of the last k windows
+    guided: jax.Array  # bool[], whether the noise of this inner problem lies in the span of the surrogates
 
 
 @factory(differentiates=True)

@@ -46,16 +46,11 @@ PLAIN = Noise()
 
 
 class ParticleKeys(NamedTuple):
-    """Randomness of one particle in one call.
+    """Randomness of one particle in one call."""
 
-    Attributes:
-      noise: key[] of its perturbation and of its staggering: its own, or its cohort's.
-      member: i32[], its number in the cohort.
-      system: key[] of inner problems and minibatches: its own, its cohort's or that of all particles.
-    """
-
-    noise: jax.Array
-    member: jax.Array
+    noise: jax.Array  # key[] of its perturbation and of its staggering: its own, or its cohort's
+    member: jax.Array  # i32[], its number in the cohort
+    # key[] of inner problems and minibatches: its own, its cohort's or that of all particles
     system: jax.Array
 
 

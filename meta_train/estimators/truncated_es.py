@@ -25,17 +25,11 @@ from meta_train.estimators.window import difference
 
 
 class TruncatedESState(NamedTuple):
-    """One particle.
+    """One particle."""
 
-    Attributes:
-      rollout: where it is.
-      sigma: f32[], std of the noise drawn from now on (of a schedule: at its start).
-      calls: i32[], windows since the run began; None where sigma has no schedule.
-    """
-
-    rollout: Rollout
-    sigma: jax.Array
-    calls: jax.Array | None
+    rollout: Rollout  # where it is
+    sigma: jax.Array  # f32[], std of the noise drawn from now on (of a schedule: at its start)
+    calls: jax.Array | None  # i32[], windows since the run began; None where sigma has no schedule
 
 
 @factory()

@@ -15,17 +15,11 @@ TINY = 1e-7  # keeps the ratio of two norms finite
 
 
 class UOROState(NamedTuple):
-    """One particle: its rollout, and the factors of E[s theta^T] = ds/dtheta.
+    """One particle: its rollout, and the factors of E[s theta^T] = ds/dtheta."""
 
-    Attributes:
-      rollout: where it is.
-      s: float leaves of the state.
-      theta: like theta.
-    """
-
-    rollout: Rollout
-    s: list[jax.Array]
-    theta: Any
+    rollout: Rollout  # where it is
+    s: list[jax.Array]  # float leaves of the state
+    theta: Any  # like theta
 
 
 @factory(differentiates=True, returns=PATHWISE)

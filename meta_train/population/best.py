@@ -26,20 +26,13 @@ TRAINER = "meta_training"
 
 
 class Best(NamedTuple):
-    """What a finished population of meta-trainings has learned.
+    """What a finished population of meta-trainings has learned."""
 
-    Attributes:
-      lopt: the learned optimizer.
-      theta: moving average of the best member's meta-parameters, on the host.
-      settings: of its meta-training, what was searched at its last value.
-      outer_step: that theta is of.
-      provenance: the population, the member, the round, the fitness and the schedule, as JSON values.
-    """
-
-    lopt: LearnedOptimizer
-    theta: Any
-    settings: RunConfig
-    outer_step: int
+    lopt: LearnedOptimizer  # the learned optimizer
+    theta: Any  # moving average of the best member's meta-parameters, on the host
+    settings: RunConfig  # of its meta-training, what was searched at its last value
+    outer_step: int  # that theta is of
+    # the population, the member, the round, the fitness and the schedule, as JSON values
     provenance: dict[str, Any]
 
 

@@ -22,25 +22,18 @@ class Copy(NamedTuple):
 
 
 class Engine(NamedTuple):
-    """The compiled functions of a population of M members; leaves of `members` are [M, ...].
+    """The compiled functions of a population of M members; leaves of `members` are [M, ...]."""
 
-    Attributes:
-      init: `(key, hypers) -> members`.
-      train: `(members, hypers, key, round i32[], data) -> (members, scores f32[M, E])`, one round; the
-        given members are donated. Member m draws from `fold_in(fold_in(key, m), round)`, not from the
-        stream of its source, so that clones differ even where nothing is explored.
-      gather: `(members, source i32[M]) -> members`, donated; the parts that are copied.
-      test: `(members, data) -> {name: f32[M]}`.
-      mesh: the devices that hold the members.
-      copy: the parts that `gather` copies.
-    """
-
-    init: Callable[[jax.Array, Any], Member]
+    init: Callable[[jax.Array, Any], Member]  # `(key, hypers) -> members`
+    # `(members, hypers, key, round i32[], data) -> (members, scores f32[M, E])`, one round; the given members
+    # are donated. Member m draws from `fold_in(fold_in(key, m), round)`, not from the stream of its source,
+    # so that clones differ even where nothing is explored
     train: Callable[[Member, Any, jax.Array, Any, Any], tuple[Member, jax.Array]]
+    # `(members, source i32[M]) -> members`, donated; the parts that are copied
     gather: Callable[[Member, Any], Member]
-    test: Callable[[Member, Any], dict[str, jax.Array]]
-    mesh: Mesh
-    copy: Copy
+    test: Callable[[Member, Any], dict[str, jax.Array]]  # `(members, data) -> {name: f32[M]}`
+    mesh: Mesh  # the devices that hold the members
+    copy: Copy  # the parts that `gather` copies
 
 
 def engine(

@@ -20,19 +20,12 @@ LINEAGE = "lineage.jsonl"
 
 
 class Schedule(NamedTuple):
-    """The hypers that the weights of one member of the last round were trained with.
+    """The hypers that the weights of one member of the last round were trained with."""
 
-    Attributes:
-      slots: i64[rounds], the member that held the weights in each round.
-      hypers: name -> f64[rounds].
-      fitness: f64[rounds], of the holder.
-      round_steps: steps of a round.
-    """
-
-    slots: np.ndarray
-    hypers: dict[str, np.ndarray]
-    fitness: np.ndarray
-    round_steps: int
+    slots: np.ndarray  # i64[rounds], the member that held the weights in each round
+    hypers: dict[str, np.ndarray]  # name -> f64[rounds]
+    fitness: np.ndarray  # f64[rounds], of the holder
+    round_steps: int  # steps of a round
 
 
 def to_row(record: Record) -> dict[str, Any]:

@@ -23,17 +23,11 @@ REPLAY_STREAM = 2**31  # of keys that no population draws from
 
 
 class Replay(NamedTuple):
-    """A schedule trained with S new seeds.
+    """A schedule trained with S new seeds."""
 
-    Attributes:
-      scores: f64[S, evaluations].
-      fitness: f64[S], of the last round.
-      test: name -> f64[S].
-    """
-
-    scores: np.ndarray
-    fitness: np.ndarray
-    test: dict[str, np.ndarray]
+    scores: np.ndarray  # f64[S, evaluations]
+    fitness: np.ndarray  # f64[S], of the last round
+    test: dict[str, np.ndarray]  # name -> f64[S]
 
 
 def replay(

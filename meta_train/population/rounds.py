@@ -15,43 +15,26 @@ from meta_train.population.streamed import placed, streamed
 
 
 class Record(NamedTuple):
-    """One round of M members; a list of them is the whole history of a population.
+    """One round of M members; a list of them is the whole history of a population."""
 
-    Attributes:
-      round: number, from 0.
-      step: steps that every member has trained at its end.
-      hypers: of this round.
-      scores: f64[M, E].
-      fitness: f64[M]; -inf where not finite.
-      source: i64[M], the member whose state at the end of this round each member starts the next one with.
-      events: of the decision after this round.
-    """
-
-    round: int
-    step: int
-    hypers: Hypers
-    scores: np.ndarray
-    fitness: np.ndarray
+    round: int  # number, from 0
+    step: int  # steps that every member has trained at its end
+    hypers: Hypers  # of this round
+    scores: np.ndarray  # f64[M, E]
+    fitness: np.ndarray  # f64[M]; -inf where not finite
+    # i64[M], the member whose state at the end of this round each member starts the next one with
     source: np.ndarray
-    events: list[dict[str, Any]]
+    events: list[dict[str, Any]]  # of the decision after this round
 
 
 class Stage(NamedTuple):
-    """Everything that a population is between two rounds.
+    """Everything that a population is between two rounds."""
 
-    Attributes:
-      round: rounds done.
-      members: states on the devices.
-      hypers: of the next round.
-      controller: its state.
-      ancestors: i64[M], the member of the first round that each descends from.
-    """
-
-    round: int
-    members: Member
-    hypers: Hypers
-    controller: dict
-    ancestors: np.ndarray
+    round: int  # rounds done
+    members: Member  # states on the devices
+    hypers: Hypers  # of the next round
+    controller: dict  # its state
+    ancestors: np.ndarray  # i64[M], the member of the first round that each descends from
 
 
 class Population(NamedTuple):

@@ -16,21 +16,14 @@ MULTIPLY = ("factors", "log_normal")  # explore rules that cannot change the sig
 
 
 class Hyperparameter(NamedTuple):
-    """One dimension of the search.
+    """One dimension of the search."""
 
-    Attributes:
-      draw: `(rng, n) -> f64[n]`, the initial values.
-      explore: `(rng, values f64[n], self) -> f64[n]`, what a copied member goes on with.
-      legal: `(values) -> values`: clipped to the hard bounds, whole where it must be.
-      values: the choices, ascending; () for a range.
-      whole: whether values are whole numbers, which trainers receive as i32.
-    """
-
-    draw: Draw
-    explore: Explore
+    draw: Draw  # `(rng, n) -> f64[n]`, the initial values
+    explore: Explore  # `(rng, values f64[n], self) -> f64[n]`, what a copied member goes on with
+    # `(values) -> values`: clipped to the hard bounds, whole where it must be
     legal: Callable[[np.ndarray], np.ndarray]
-    values: tuple[float, ...] = ()
-    whole: bool = False
+    values: tuple[float, ...] = ()  # the choices, ascending; () for a range
+    whole: bool = False  # whether values are whole numbers, which trainers receive as i32
 
 
 Space = dict[str, Hyperparameter]

@@ -14,14 +14,10 @@ TRAIN = "train"  # the part of a trainer's data that is label -> split -> arrays
 
 
 class StreamedData(NamedTuple):
-    """What a population trains on while it runs.
+    """What a population trains on while it runs."""
 
-    Attributes:
-      at: `(step) -> data` of a round that begins at this step; steps ascend.
-      position: `(step) -> ` where the streams are at this step, for a checkpoint.
-    """
-
-    at: Callable[[int], Any]
+    at: Callable[[int], Any]  # `(step) -> data` of a round that begins at this step; steps ascend
+    # `(step) -> ` where the streams are at this step, for a checkpoint
     position: Callable[[int], dict[str, Any]]
 
 

@@ -11,36 +11,23 @@ Factory = Callable[..., GradientEstimator]
 
 
 class Check(NamedTuple):
-    """What one check found: whether it passed, and the figures in words.
+    """What one check found: whether it passed, and the figures in words."""
 
-    Attributes:
-      passed: whether it did.
-      detail: the figures.
-      ratio: of a comparison of means, the mean along the truth over the truth, and its standard error.
-    """
-
-    passed: bool
-    detail: str
+    passed: bool  # whether it did
+    detail: str  # the figures
+    # of a comparison of means, the mean along the truth over the truth, and its standard error
     ratio: tuple[float, float] | None = None
 
 
 class Subject(NamedTuple):
-    """An estimator under test.
+    """An estimator under test."""
 
-    Attributes:
-      factory: `(system, *, options) -> GradientEstimator`.
-      smoothing: what its gradient is smoothed by: noise new in every "window", one for the whole
-        "episode", or "none".
-      num_particles: N of one sample; more than 1 for estimators that couple particles.
-      num_samples: independent samples of a statistical check.
-      seed: of every key.
-    """
-
-    factory: Factory
+    factory: Factory  # `(system, *, options) -> GradientEstimator`
+    # what its gradient is smoothed by: noise new in every "window", one for the whole "episode", or "none"
     smoothing: Literal["window", "episode", "none"] = "episode"
-    num_particles: int = 1
-    num_samples: int = 50_000
-    seed: int = 0
+    num_particles: int = 1  # N of one sample; more than 1 for estimators that couple particles
+    num_samples: int = 50_000  # independent samples of a statistical check
+    seed: int = 0  # of every key
 
 
 def build(factory: Factory, system: UnrolledSystem, **wanted: Any) -> GradientEstimator:

@@ -13,20 +13,15 @@ from meta_train.core.system import ENDLESS, UnrolledSystem
 
 
 class Toy(NamedTuple):
-    """A system, a theta, and the truth about both.
+    """A system, a theta, and the truth about both."""
 
-    Attributes:
-      system: what is unrolled; it takes no data.
-      theta: where the truths hold.
-      gradient: `(sigma, period) -> like theta`: exact gradient of the mean loss per step, expected over
-        independent N(0, sigma^2) noise on theta in every `period` steps. sigma = 0: the true gradient.
-      truncated: `(K) -> like theta`: the mean over windows of K steps of the gradient that holds the
-        state at the window's start fixed (TBPTT; truncated ES too where the loss is quadratic).
-    """
-
-    system: UnrolledSystem
-    theta: Any
+    system: UnrolledSystem  # what is unrolled; it takes no data
+    theta: Any  # where the truths hold
+    # `(sigma, period) -> like theta`: exact gradient of the mean loss per step, expected over independent
+    # N(0, sigma^2) noise on theta in every `period` steps. sigma = 0: the true gradient
     gradient: Callable[[float, int], Any]
+    # `(K) -> like theta`: the mean over windows of K steps of the gradient that holds the state at the
+    # window's start fixed (TBPTT; truncated ES too where the loss is quadratic)
     truncated: Callable[[int], Any]
 
 

@@ -21,20 +21,14 @@ VALID_EVERY = 5  # row i of the (sliced) data set is in "valid" where i % 5 == 4
 
 
 class Stack(NamedTuple):
-    """Data sets of equal example shape, padded to equal rows and stacked.
+    """Data sets of equal example shape, padded to equal rows and stacked."""
 
-    Attributes:
-      data: {"train": arrays, "valid": arrays}, `arrays` being x f32[D, R, *shape], y [D, R],
-        rows i32[D] (the rows that are not padding) and classes i32[D].
-      shape: shape of one example.
-      num_classes: largest number of classes; 0 for regression.
-      equal_classes: whether all D data sets have that many.
-    """
-
+    # {"train": arrays, "valid": arrays}, `arrays` being x f32[D, R, *shape], y [D, R], rows i32[D] (the rows
+    # that are not padding) and classes i32[D]
     data: dict[str, dict[str, jax.Array]]
-    shape: tuple[int, ...]
-    num_classes: int
-    equal_classes: bool
+    shape: tuple[int, ...]  # shape of one example
+    num_classes: int  # largest number of classes; 0 for regression
+    equal_classes: bool  # whether all D data sets have that many
 
 
 def load(name: str) -> Dataset:

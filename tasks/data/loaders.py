@@ -10,30 +10,25 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from tasks.data.files import open_regular
+
 if TYPE_CHECKING:
     from tasks.data import tfds as tfds_data
 
 MOST_CLASSES = 1_000_000
+MOST_BYTES = 2**34  # of an array of an npz file
 RESERVED_ROWS = 1200  # `digits` from this row on is for evaluation only
 RESERVED_SEEDS = 9000  # made-up data with a seed of this or more is for evaluation only
 
 
 class Dataset(NamedTuple):
-    """A table of examples in host memory.
+    """A table of examples in host memory."""
 
-    Attributes:
-      x: f32[rows, features].
-      y: i32[rows] class labels, or f32[rows] targets.
-      num_classes: classes that `y` counts; 0 for regression.
-      shape: shape of one example, a rearrangement of `features`: (8, 8, 1) for digits.
-      source: where the data came from, in words.
-    """
-
-    x: np.ndarray
-    y: np.ndarray
-    num_classes: int
-    shape: tuple[int, ...]
-    source: str
+    x: np.ndarray  # f32[rows, features]
+    y: np.ndarray  # i32[rows] class labels, or f32[rows] targets
+    num_classes: int  # classes that `y` counts; 0 for regression
+    shape: tuple[int, ...]  # shape of one example, a rearrangement of `features`: (8, 8, 1) for digits
+    source: str  # where the data came from, in words
 
 
 def standardised(x: np.ndarray) -> np.ndarray:
@@ -149,7 +144,7 @@ def _bilinear(images: np.ndarray, which: np.ndarray, at: np.ndarray) -> np.ndarr
 def _npz(argument: str) -> Dataset:
     """`npz:PATH`: x [rows, ...], y [rows]: integers are class labels, floats are targets."""
     try:
-        with zipfile.ZipFile(argument) as archive:
+        with open_regular(argument) as file, zipfile.ZipFile(file) as archive:
             x, y = (_member(archive, f"{name}.npy") for name in "xy")
     except (OSError, KeyError, ValueError, EOFError, TypeError, MemoryError, zipfile.BadZipFile) as error:
         reason = (str(error) or "it does not fit into memory").splitlines()[0]
@@ -179,6 +174,8 @@ def _member(archive: zipfile.ZipFile, name: str) -> np.ndarray:
             np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         )
         shape, _, dtype = read(file)
+    if size > MOST_BYTES:
+        raise ValueError(f"{name} has {size:,} bytes, allowed are {MOST_BYTES:,}")
     if math.prod(shape) * dtype.itemsize > size:
         raise ValueError(f"the header of {name} asks for {shape} {dtype}, the file holds {size:,} bytes")
     with archive.open(name) as file:

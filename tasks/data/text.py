@@ -10,24 +10,21 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from tasks.data.files import open_regular
+
 BYTE_VOCABULARY = 97  # 0: any other byte, 1: newline, 2..96: the bytes 32..126
 MARKOV_SYMBOLS = 16
 MARKOV_LENGTH = 2**16
+MOST_BYTES = 2**32  # of a file of text
 VALID_FRACTION = 0.1  # the end of a text
 
 
 class Text(NamedTuple):
-    """A text in host memory.
+    """A text in host memory."""
 
-    Attributes:
-      tokens: u8[length].
-      vocabulary: tokens are below this.
-      source: where the text came from, with a hash.
-    """
-
-    tokens: np.ndarray
-    vocabulary: int
-    source: str
+    tokens: np.ndarray  # u8[length]
+    vocabulary: int  # tokens are below this
+    source: str  # where the text came from, with a hash
 
 
 def load_text(name: str) -> Text:
@@ -54,15 +51,11 @@ def load_text(name: str) -> Text:
 
 
 class TextStack(NamedTuple):
-    """Texts padded to equal length and stacked.
+    """Texts padded to equal length and stacked."""
 
-    Attributes:
-      data: {"train": arrays, "valid": arrays}, `arrays` being tokens u8[D, L] and length i32[D].
-      vocabulary: the largest of the texts'.
-    """
-
+    # {"train": arrays, "valid": arrays}, `arrays` being tokens u8[D, L] and length i32[D]
     data: dict[str, dict[str, jax.Array]]
-    vocabulary: int
+    vocabulary: int  # the largest of the texts'
 
 
 def stack_texts(names: Sequence[str], window: int) -> TextStack:
@@ -105,7 +98,7 @@ def _load(base: str) -> Text:
         text = _markov(argument)
     elif kind == "file" and argument:
         try:
-            with open(argument, "rb") as file:
+            with open_regular(argument, most=MOST_BYTES) as file:
                 text = _from_bytes(file.read(), f"file {argument}")
         except OSError as error:
             raise ValueError(f"texts: cannot read {argument!r}: {error.strerror}") from error

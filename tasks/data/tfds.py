@@ -18,27 +18,16 @@ import numpy as np
 
 
 class Options(NamedTuple):
-    """What may follow the `?`.
+    """What may follow the `?`."""
 
-    Attributes:
-      split: any TFDS split, also "train[:10%]" or "train+test".
-      limit: at most so many rows, the first ones; 0 for all.
-      size: images are resized to size x size (area average); 0 leaves them.
-      grey: 1 makes colour images grey.
-      standardise: 1 gives every feature mean 0 and variance 1; otherwise bytes are divided by 255.
-      input: feature that is x; "" for the supervised one, or all numbers but the target.
-      target: feature that is y; "" for the supervised one.
-      data_dir: where TFDS keeps its data; "" for its default (the variable TFDS_DATA_DIR).
-    """
-
-    split: str = "train"
-    limit: int = 0
-    size: int = 0
-    grey: int = 0
-    standardise: int = 0
-    input: str = ""
-    target: str = ""
-    data_dir: str = ""
+    split: str = "train"  # any TFDS split, also "train[:10%]" or "train+test"
+    limit: int = 0  # at most so many rows, the first ones; 0 for all
+    size: int = 0  # images are resized to size x size (area average); 0 leaves them
+    grey: int = 0  # 1 makes colour images grey
+    standardise: int = 0  # 1 gives every feature mean 0 and variance 1; otherwise bytes are divided by 255
+    input: str = ""  # feature that is x; "" for the supervised one, or all numbers but the target
+    target: str = ""  # feature that is y; "" for the supervised one
+    data_dir: str = ""  # where TFDS keeps its data; "" for its default (the variable TFDS_DATA_DIR)
 
 
 class Table(NamedTuple):

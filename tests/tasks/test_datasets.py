@@ -1,9 +1,10 @@
+import os
 import zipfile
 
 import numpy as np
 import pytest
 
-from tasks.data import datasets, loaders
+from tasks.data import datasets, loaders, text
 
 
 @pytest.mark.parametrize(
@@ -175,6 +176,26 @@ def test_an_npz_file_that_does_not_fit_is_refused_in_one_line(tmp_path, arrays, 
     with pytest.raises(ValueError, match=f"^datasets: .*{words}") as error:
         datasets.load(f"npz:{path}")
     assert "\n" not in str(error.value)
+
+
+def test_a_fifo_or_a_device_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path / "fifo", "/dev/zero"):
+        with pytest.raises(ValueError, match="^datasets: cannot read arrays .*it is not a regular file"):
+            datasets.load(f"npz:{path}")
+        with pytest.raises(ValueError, match="^texts: cannot read .*: it is not a regular file"):
+            text.load_text(f"file:{path}")
+
+
+def test_what_no_memory_holds_is_refused_by_its_size(tmp_path, monkeypatch):
+    np.savez(tmp_path / "data.npz", x=np.zeros((3, 2)), y=np.zeros(3))
+    monkeypatch.setattr(loaders, "MOST_BYTES", 100)
+    with pytest.raises(ValueError, match=r"^datasets: .*: x.npy has 176 bytes, allowed are 100"):
+        datasets.load(f"npz:{tmp_path}/data.npz")
+    with open(tmp_path / "text", "wb") as file:
+        file.truncate(2**42)
+    with pytest.raises(ValueError, match="^texts: .*: it has 4,398,046,511,104 bytes, allowed are"):
+        text.load_text(f"file:{tmp_path}/text")
 
 
 def test_an_npz_file_whose_header_promises_terabytes_is_refused_at_once(tmp_path):

@@ -315,6 +315,7 @@ def test_a_torch_file_is_read_by_weights_only_or_refused_in_one_line(monkeypatch
             "is not unpickled: Weights only load failed",
         ),
         (EOFError(), "is damaged, or holds more than tensors and is not unpickled: EOFError"),
+        (IndexError("pop from empty list"), "is not unpickled: pop from empty list"),
         ([Tensor(np.ones(2))], "is not a state dict"),
         ({"model": state}, "is not a state dict"),
         ({"network.input.weight": Tensor(np.ones(2), floating=False)}, "is of torch.int64, not of floating"),

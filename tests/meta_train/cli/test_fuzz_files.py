@@ -1,22 +1,27 @@
-"""2,000 damaged, foreign and hostile files: each is one line, within seconds, and within a bound of memory.
+"""Damaged, foreign and hostile files: each is one line that names it, within seconds and a bound of memory.
 
-The cases are drawn with a fixed key. A case damages one copy of an intact file (flipped bits, cut, repeated,
-spliced with another file), or replaces it by a hostile one (deep nesting, huge numbers, wrong types, sparse
-files of terabytes, FIFOs, devices, directories). The readers run in this process, one case after the other.
+There is a reader for every kind of file that comes from somewhere else. The cases are drawn with fixed keys,
+2,000 for the files of this project and 1,000 for those of others. A case damages one copy of an intact file
+(flipped bits, cut, repeated, one value of a JSON text replaced), or replaces it by a hostile one (deep
+nesting, huge numbers, wrong types, a sparse file of terabytes, a FIFO, a device, a directory). The readers
+run in this process, one case after the other.
 """
 
+import importlib.util
 import json
 import os
 import random
 import resource
 import shutil
 import signal
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
 import learned_opt
+from learned_opt import importers
 from learned_opt.artefact.content import CONFIG, WEIGHTS, encode, sha256
 from learned_opt.artefact.reading import FileError
 from meta_train.checkpoint.checkpoints import Checkpoints
@@ -24,11 +29,15 @@ from meta_train.config import load as config_lib
 from meta_train.errors import CheckpointError, ConfigError, MetricsError, RunError
 from meta_train.evaluation import document
 from meta_train.run.metrics import jsonl_writer, read_jsonl
+from tasks.data import datasets, text
+from tests.meta_train.evaluation.test_report import cell, make_doc
 
 pytestmark = pytest.mark.slow
 
-CASES, SECONDS, MEGABYTES = 2000, 5, 300
+CASES, MEGABYTES = {"ours": 2000, "foreign": 1000}, 300
+SECONDS, WAIT = 5, 60  # of one case: of the processor, and in all
 REFUSALS = (FileError, CheckpointError, ConfigError, MetricsError, RunError)
+PUBLISHED = Path(__file__).parents[2] / "learned_opt" / "golden" / "checkpoints"
 STATE = {"a": np.arange(6.0), "n": 3}
 YAML = """
 outer_steps: 10
@@ -49,8 +58,25 @@ def restore(directory):
             assert all(map(is_line, lines)), lines
 
 
+def importing(**settings):
+    return lambda path: importers.read(path, **settings)
+
+
+def reading(load):
+    """Of data: an option of a task, whose errors are ValueErrors that begin with the option's name."""
+
+    def read(path):
+        try:
+            load(path)
+        except ValueError as error:
+            assert type(error) is ValueError and str(error).startswith(("datasets: ", "texts: ")), repr(error)
+            raise FileError(str(error)) from error
+
+    return read
+
+
 # Directory -> (the file that is damaged, how it is read).
-READERS = {
+OURS = {
     "artefact_config": (CONFIG, lambda path: learned_opt.read(path.parent)),
     "artefact_weights": (WEIGHTS, lambda path: learned_opt.read(path.parent)),
     "checkpoint": ("1/manifest.json", lambda path: restore(path.parents[1])),
@@ -58,6 +84,24 @@ READERS = {
     "evaluation": ("evaluation.json", document.read),
     "config": ("config.yaml", config_lib.load),
 }
+DECAYS = {"momentum_decays": (0.1, 0.2, 0.3), "rms_decays": (0.1,), "adafactor_decays": (0.1, 0.2, 0.3)}
+FOREIGN = {
+    "lo_mlp": ("params", importing()),
+    "lo_rnn_mlp": ("params", importing()),
+    "lo_adafac_mlp": ("config.gin", lambda path: importers.read(path.parent)),
+    "lo_velo_small": ("config.gin", lambda path: importers.read(path.parent)),
+    "celo": ("theta.state", importing(optimizer="celo")),
+    "pylo_meta_mlp": ("model.safetensors", importing(optimizer="AdafacLO", lr=1.0, **DECAYS)),
+    "pylo_celo2": (
+        "config.json",
+        lambda path: importers.read(path.parent, optimizer="CELO2", lr=0.01, weight_decay=0.1),
+    ),
+    "npz": ("data.npz", reading(lambda path: datasets.load(f"npz:{path}"))),
+    "text": ("text.txt", reading(lambda path: text.load_text(f"file:{path}"))),
+}
+if importlib.util.find_spec("torch"):
+    FOREIGN["pylo_elo"] = ("elo_theta.pt", importing(optimizer="ELO", lr=0.05, weight_decay=0.0))
+READERS = OURS | FOREIGN
 
 
 @pytest.fixture(scope="module")
@@ -75,15 +119,18 @@ def intact(tmp_path_factory):
         learned_opt.save(root / name, name="residual", theta=theta, **arguments)
     with Checkpoints(root / "checkpoint") as checkpoints:
         checkpoints.save(1, STATE, {"config": "x"})
-    for name in ("metrics", "evaluation", "config"):
+    for name in ("metrics", "evaluation", "config", "npz", "text"):
         (root / name).mkdir()
     writer = jsonl_writer(root / "metrics" / "metrics.jsonl")
     for step in range(20):
         writer.write(step, {"loss": 1 / (step + 1), "bad": float("nan")})
     writer.close()
-    doc = {"format": document.FORMAT, "version": document.VERSION, "cells": [], "name": "x"}
-    (root / "evaluation" / "evaluation.json").write_text(document.to_json(doc))
+    (root / "evaluation" / "evaluation.json").write_text(document.to_json(make_doc(cell("digits", 20))))
     (root / "config" / "config.yaml").write_text(YAML)
+    for name in FOREIGN.keys() - {"npz", "text"}:
+        shutil.copytree(PUBLISHED / name, root / name)
+    np.savez(root / "npz" / "data.npz", x=np.ones((20, 3), np.float32), y=np.arange(20) % 3)
+    (root / "text" / "text.txt").write_text("a text of letters\n" * 50)
     for name, (file, read) in READERS.items():
         read(root / name / file)
     return root
@@ -166,36 +213,53 @@ def is_line(text):
     return 0 < len(str(text)) < 2500 and str(text).isprintable()
 
 
-def test_no_file_can_cause_a_trace_a_hang_or_an_exhausted_memory(intact, tmp_path):
+def refusal_of(read, path):
+    """None where the file is accepted; else whether the refusal is printable lines, one of which names it."""
+    try:
+        read(path)
+    except REFUSALS as error:
+        lines = error.problems if isinstance(error, ConfigError) else [error]
+        named = any(str(part) in str(error) for part in (path, path.parent, path.parents[1]))
+        return all(map(is_line, lines)) and named
+    return None
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_no_file_can_cause_a_trace_a_hang_or_an_exhausted_memory(kind, intact, tmp_path):
     rng, refused, wrong = random.Random(0), 0, []
+    names = list(OURS if kind == "ours" else FOREIGN)
 
     def too_slow(*_):
         raise AssertionError("a case took too long")
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    handler = signal.signal(signal.SIGPROF, too_slow)  # processor time: the machine may be busy
+    # Processor time, as the machine may be busy; and real time, for what waits and computes nothing.
+    limits = {signal.SIGPROF: (signal.ITIMER_PROF, SECONDS), signal.SIGALRM: (signal.ITIMER_REAL, WAIT)}
+    handlers = {number: signal.signal(number, too_slow) for number in limits}
     try:
-        for case in range(CASES):
-            name = rng.choice(list(READERS))
+        for case in range(CASES[kind]):
+            name = rng.choice(names)
             file, read = READERS[name]
             directory = shutil.copytree(intact / name, tmp_path / str(case))
-            kind = damage(directory / file, rng)
-            signal.setitimer(signal.ITIMER_PROF, SECONDS)
+            done = f"case {case}: {damage(directory / file, rng)} of {name}: "
+            for limit in limits.values():
+                signal.setitimer(*limit)
             try:
-                read(directory / file)
-            except REFUSALS as error:
-                refused += 1
-                if not all(map(is_line, error.problems if isinstance(error, ConfigError) else [error])):
-                    wrong.append(f"case {case}: {kind} of {name}: {str(error)[:200]!r}")
+                found = refusal_of(read, directory / file)
+                refused += found is not None
+                if found is False:
+                    wrong.append(f"{done} not lines that name it")
             except BaseException as error:
-                wrong.append(f"case {case}: {kind} of {name}: {type(error).__name__} {str(error)[:200]!r}")
+                wrong.append(f"{done} {type(error).__name__} {str(error)[:200]!r}")
             finally:
-                signal.setitimer(signal.ITIMER_PROF, 0)
+                for timer, _ in limits.values():
+                    signal.setitimer(timer, 0)
             shutil.rmtree(directory)
     finally:
-        signal.signal(signal.SIGPROF, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    print(f"{refused} of {CASES} refused, {grown:.0f} MB")
+    print(f"{refused} of {CASES[kind]} refused, {grown:.0f} MB")
     assert not wrong, "\n".join(wrong)
-    assert refused > CASES // 2
+    assert refused > CASES[kind] // 2
     assert grown < MEGABYTES

@@ -1,5 +1,7 @@
 """Learned optimizers, and how to use a trained one as an optax transformation."""
 
+from importlib import metadata
+
 from learned_opt.architectures import LEARNED_OPTIMIZERS
 from learned_opt.architectures.adafac_mlp import adafac_mlp
 from learned_opt.architectures.celo import celo, celo_adam
@@ -17,6 +19,11 @@ from learned_opt.artefact.format import Artefact, ArtefactError, save
 from learned_opt.artefact.hub import push_to_hub
 from learned_opt.artefact.load import load, read
 from learned_opt.base import LearnedOptimizer
+
+try:
+    __version__ = metadata.version("learned-opt")
+except metadata.PackageNotFoundError:  # imported from a source tree that is not installed
+    __version__ = "unknown"
 
 __all__ = [
     "LEARNED_OPTIMIZERS",

@@ -67,6 +67,8 @@ _refuse_foreign_tasks()
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("learned_opt").__version__  # the packages are versioned together
     if name not in _PLACES:
         raise AttributeError(f"module 'meta_train' has no attribute {name!r}")
     module, _, attribute = _PLACES[name].partition(":")

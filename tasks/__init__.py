@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from importlib import metadata
 from typing import Any
 
 from tasks.augment import AUGMENTATIONS, augment
@@ -38,6 +39,11 @@ from tasks.families.teacher_mlp import teacher_mlp
 from tasks.families.transformer_lm import transformer_lm
 from tasks.families.variational_regression import variational_regression
 from tasks.named import NAMED, canonical, expand
+
+try:
+    __version__ = metadata.version("learned-opt")  # the packages are versioned together
+except metadata.PackageNotFoundError:  # imported from a source tree that is not installed
+    __version__ = "unknown"
 
 TASKS: dict[str, Callable[..., TaskFamily]] = {
     "char_rnn": char_rnn,

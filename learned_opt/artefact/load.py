@@ -1,5 +1,6 @@
 """Opening a trained optimizer by its name: a directory, `pretrained:NAME`, or `hub:user/name`."""
 
+import difflib
 import inspect
 import math
 import os
@@ -131,13 +132,27 @@ def _local(directory: str | os.PathLike) -> Path:
 
 def _packaged(name: str) -> Path:
     """The directory of an optimizer that comes with this package, inside the installed package."""
-    home = Path(__file__).parents[1] / "pretrained"
-    there = sorted(path.parent.name for path in home.glob(f"*/{CONFIG}"))
+    there = _names()
     if name not in there:
         raise ArtefactError(
+    if not Path(directory).exists() and (meant := packaged_like(directory)):
+        raise ArtefactError(f"there is no directory {directory}{meant}")
             f"{PRETRAINED}{name} is not among the packaged optimizers: {', '.join(there) or 'there are none'}"
         )
-    return home / name
+    return _HOME / name
+
+
+_HOME = Path(__file__).parents[1] / "pretrained"
+
+
+def _names() -> list[str]:
+    return sorted(path.parent.name for path in _HOME.glob(f"*/{CONFIG}"))
+
+
+def packaged_like(text: str | os.PathLike) -> str:
+    """How a message about a path that does not exist ends: with the packaged optimizer of a similar name."""
+    close = difflib.get_close_matches(os.fspath(text), _names(), n=1, cutoff=0.75)
+    return f"; did you mean {PRETRAINED}{close[0]}?" if close else ""
 
 
 def _horizon(horizon: int | list[int]) -> str:

@@ -1,18 +1,32 @@
 """The command line, `meta-train`. Every error that a user can make is one line and exit code 1 or 2."""
 
 import argparse
-import importlib.metadata
 import os
 import shlex
 import sys
 import traceback
 
-from meta_train.cli import diagnose, evaluate, export, imports, leaderboard, listing, population, run, verify
+import meta_train
+from meta_train.cli import (
+    completion,
+    diagnose,
+    evaluate,
+    export,
+    imports,
+    leaderboard,
+    listing,
+    plot,
+    population,
+    run,
+    schema,
+    verify,
+)
 
 EXIT_REFUSED, EXIT_FAILED, EXIT_INTERRUPTED = 2, 1, 130
 MOST_CPU_DEVICES = 16
 # Modules with an `add(commands)` each; light to import: what a command needs is imported when it runs.
-COMMANDS = (run, evaluate, export, imports, leaderboard, population, diagnose, verify, listing)
+COMMANDS = (run, evaluate, export, imports, plot, leaderboard, population, diagnose, verify, listing)
+COMMANDS += (schema, completion)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -53,6 +67,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="meta-train", description="Meta-train learned optimizers, and use them."
     )
+    top.set_defaults(parser=top)
     top.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     for module in COMMANDS:
@@ -62,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
 
 class _Version(argparse.Action):
     def __call__(self, parser, namespace, values, option_string=None):
-        print(f"meta-train {importlib.metadata.version('learned-opt')}")
+        print(f"meta-train {meta_train.__version__}")
         parser.exit()
 
 

@@ -1,4 +1,4 @@
-"""`meta-train population`, `export-schedule`, `replay` and `plot`: populations, and what they found."""
+"""`meta-train population`, `export-schedule` and `replay`: populations, and what they found."""
 
 import argparse
 from contextlib import nullcontext
@@ -8,7 +8,7 @@ from meta_train.cli import processes
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    """Declares the four commands."""
+    """Declares the three commands."""
     population = commands.add_parser(
         "population", help="search hyperparameters and their schedules with a population"
     )
@@ -32,11 +32,6 @@ def add(commands: argparse._SubParsersAction) -> None:
     replay.add_argument("--seed", type=int, default=0, metavar="SEED", help="default: 0")
     replay.add_argument("--json", type=Path, metavar="FILE", help="default: RUN/replay.json")
     replay.set_defaults(command=replay_command)
-
-    plot = commands.add_parser("plot", help="draw every member of a population over time")
-    plot.add_argument("run", type=Path, metavar="RUN", help="directory of a population")
-    plot.add_argument("--out", type=Path, metavar="FILE", help="default: RUN/population.png")
-    plot.set_defaults(command=plot_command)
 
 
 def population_command(args: argparse.Namespace) -> int:
@@ -104,20 +99,3 @@ def replay_command(args: argparse.Namespace) -> int:
 
 def _spread(values) -> str:
     return f"mean {values.mean():.4f}, from {values.min():.4f} to {values.max():.4f}"
-
-
-def plot_command(args: argparse.Namespace) -> int:
-    """`meta-train plot`."""
-    from meta_train.population import lineage
-    from meta_train.population.config import assemble
-    from meta_train.population.pictures import save_population
-    from meta_train.population.run import load_config
-
-    config = load_config(args.run)
-    records, parts = lineage.read(args.run), assemble(config)
-    file = args.out or args.run / "population.png"
-    log = [name for name, spec in config.hypers.items() if spec["name"] == "log"]
-    copied = config.copied.weights
-    save_population(parts.controller, parts.space, records, file, log=log, copied_weights=copied)
-    print(f"drawn to {file}")
-    return 0

@@ -8,21 +8,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Interval, MaxLen, MinLen
-from pydantic import BaseModel, ConfigDict, field_validator, model_validator
+from pydantic import field_validator, model_validator
 
-from meta_train.config.bounds import MOST, MOST_COUNTED
-from meta_train.config.registry import STRICT, Checked, Component, OneOf, Registry, Spec
-
-Count = Annotated[int, Interval(ge=1, le=MOST_COUNTED)]
-Size = Annotated[int, Interval(ge=1, le=MOST)]
-Seed = Annotated[int, Interval(ge=0, lt=2**32)]
-Devices = Size | Literal["auto"]
-
-
-class Section(BaseModel):
-    """A mapping of the config with fixed keys."""
-
-    model_config = STRICT | ConfigDict(use_attribute_docstrings=True)
+from meta_train.config.bounds import MOST
+from meta_train.config.logger_options import TensorBoard, Trackio, WandB
+from meta_train.config.registry import Checked, Component, OneOf, Registry, Spec
+from meta_train.config.section import Count, Devices, Section, Seed, Size
 
 
 def optax_optimizers(context: Any) -> Registry:
@@ -206,19 +197,6 @@ class Checkpoint(Section):
     """Older ones are deleted; the best by held-out score is kept apart."""
 
 
-class WandB(Section):
-    """Weights & Biases."""
-
-    mode: Literal["online", "offline", "disabled"] = "disabled"
-    """`offline` needs no account; `online` falls back to local files without a network."""
-    project: str = "learned-opt"
-    """Project to log to."""
-    entity: str | None = None
-    """User or team; null for the account's default."""
-    name: str | None = None
-    """Name of the run; null for a generated one."""
-
-
 class Logging(Section):
     """Metrics."""
 
@@ -234,6 +212,10 @@ class Mesh(Section):
     particles: Devices = "auto"
     """Devices that the particles are split over; divides `num_particles`. `auto` takes as many as there
     are and as divide it."""
+    tensorboard: TensorBoard = TensorBoard()
+    """TensorBoard, in addition to metrics.jsonl."""
+    trackio: Trackio = Trackio()
+    """trackio, in addition to metrics.jsonl."""
     deterministic: bool = False
     """The same gradients, bit by bit, on any number of devices; needs `runtime.particle_chunk`."""
 

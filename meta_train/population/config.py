@@ -9,7 +9,18 @@ from jax.sharding import Mesh
 
 from meta_train.config.pipeline import Found, Schema, digest, load_as, parse_as, resolved
 from meta_train.config.registry import OneOf, Spec, build
-from meta_train.config.schema import Checkpoint, Count, Devices, Runtime, Section, Seed, Size, WandB
+from meta_train.config.schema import (
+    Checkpoint,
+    Count,
+    Devices,
+    Runtime,
+    Section,
+    Seed,
+    Size,
+    TensorBoard,
+    Trackio,
+    WandB,
+)
 from meta_train.config.validation import from_value_error
 from meta_train.core.combine import widest
 from meta_train.errors import ConfigError, Problem
@@ -52,6 +63,10 @@ class PopulationLogging(Section):
 
     wandb: WandB = WandB()
     """Weights & Biases."""
+    tensorboard: TensorBoard = TensorBoard()
+    """TensorBoard."""
+    trackio: Trackio = Trackio()
+    """trackio."""
 
 
 class PopulationConfig(Section):

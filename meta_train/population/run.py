@@ -21,6 +21,7 @@ from meta_train.population.config import PopulationConfig
 from meta_train.population.engine import engine
 from meta_train.population.rounds import Population, Record, Stage, advance, begin, best_member
 from meta_train.population.streamed import placed, streamed
+from meta_train.run import loggers
 from meta_train.run.directory import CHECKPOINTS, CONFIG, METRICS, prepare_as
 from meta_train.run.hooks import lost_process
 from meta_train.run.metrics import Writer, all_of, jsonl_writer
@@ -60,6 +61,7 @@ def run_population(
     Raises:
       ConfigError: before anything is compiled or written.
       RunError: a directory that holds another run; no member with a finite fitness (the round is named).
+    loggers.check(config.logging, directory)
       Interrupted: SIGINT or SIGTERM was received; the population is saved.
       CheckpointError, MetricsError: a file could not be written.
     """
@@ -102,6 +104,8 @@ def _train(
     ):
         stage, meta = begin(run), {}
         restored = checkpoints.restore(stage.members) if resume else None
+            if stage.round < config.rounds:
+                display.begin(stage.round)
         if restored is not None:
             stage, meta = _stage(restored), restored.meta
             display.say(f"resumed after round {stage.round}")
@@ -186,7 +190,7 @@ def _stage(restored: Any) -> Stage:
 
 
 class _Files:
-    """lineage.jsonl, metrics.jsonl and Weights & Biases, of process 0 alone; closed in any case."""
+    """lineage.jsonl, metrics.jsonl and the loggers, of process 0 alone; closed in any case."""
 
     def __init__(self, config: PopulationConfig, directory: Path, resume_round, wandb_id, display) -> None:
         self._lineage: Writer = all_of([])
@@ -196,15 +200,15 @@ class _Files:
             return
         self._lineage = jsonl_writer(directory / lineage.LINEAGE, resume_step=resume_round)
         metrics = jsonl_writer(directory / METRICS, resume_step=resume_round)
-        remote = wandb_writer(
-            **config.logging.wandb.model_dump(),  # its keys are the writer's options
-            directory=directory,
+        dashboards = loggers.open_all(
+            config.logging,
+            directory,
             config=config_lib.resolved(config),
             run_id=wandb_id,
             warn=display.warn,
             say=display.say,
         )
-        self._metrics = all_of([metrics, remote])
+        self._metrics = all_of([metrics, *dashboards])
         self.wandb_id = self._metrics.run_id
 
     def write(self, record: Record, row: dict[str, float]) -> None:

@@ -12,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from learned_opt import LEARNED_OPTIMIZERS, ArtefactError, LearnedOptimizer
 from learned_opt.artefact.format import fit_theta
+from learned_opt.artefact.load import packaged_like
 from learned_opt.artefact.load import read as read_artefact
 from meta_train.config.load import RunConfig
 from meta_train.config.outer_optimizer import outer_optimizer
@@ -139,6 +140,7 @@ def learned_optimizer(config: RunConfig) -> LearnedOptimizer:
         message = "there is no such directory; `meta-train export RUN` writes RUN/optimizer"
         problem = (
             Problem("init_from", message, config.init_from) if local else Problem("init_from", str(error))
+        message += packaged_like(config.init_from)
         )
         raise ConfigError([problem]) from error
     return lopt._replace(init=lambda key: jax.tree.map(jnp.asarray, theta))

@@ -51,6 +51,48 @@ def all_of(writers: Sequence[Writer]) -> Writer:
     return Writer(write, close, run_id, lambda: max((w.rows() for w in writers), default=0))
 
 
+def nothing() -> Writer:
+    """A writer that drops its rows."""
+    return Writer(lambda step, row: None, lambda: None)
+
+
+def guarded(
+    name: str,
+    write: Callable[[int, dict[str, Any]], Any],
+    close: Callable[[], Any],
+    run_id: str | None = None,
+    *,
+    warn: Callable[[str], None],
+) -> Writer:
+    """A writer whose first failure is a warning, and which drops the rows that follow it.
+
+    Args:
+      name: of the logger, for the warning.
+      write: see `Writer`.
+      close: see `Writer`; not called after a failure.
+      run_id: see `Writer`.
+      warn: called with one line.
+    """
+    alive = True
+
+    def attempt(act: Callable[[], Any]) -> None:
+        nonlocal alive
+        if not alive:
+            return
+        try:
+            act()
+        except Exception as error:
+            alive = False
+            warn(f"{name} failed ({first_line(error)}): going on without it")
+
+    return Writer(lambda step, row: attempt(lambda: write(step, row)), lambda: attempt(close), run_id)
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, or the name of its type."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def plain(value: Any) -> Any:
     """A value as Python's own types: arrays become numbers or lists.
 
@@ -139,6 +181,41 @@ def jsonl_writer(path: str | os.PathLike, *, resume_step: int | None = None) -> 
         count += 1
 
     return Writer(write, file.close, rows=lambda: count)
+
+
+def memory_writer(rows: list[dict[str, Any]]) -> Writer:
+    """A writer that appends its rows to a list, each as `read_jsonl` would give it back."""
+
+    def write(step: int, row: dict[str, Any]) -> None:
+        rows.append({"step": int(step), **{str(name): plain(value) for name, value in row.items()}})
+
+    return Writer(write, lambda: None, rows=lambda: len(rows))
+
+
+def columns(rows: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
+    """Rows as arrays of equal length, one for each name; rows of the same step become one.
+
+    Args:
+      rows: from `read_jsonl`, steps ascending.
+
+    Returns:
+      name -> f64[S], NaN at a step whose rows do not have this name; "step" -> i64[S], the last outer step
+      that a row describes, counted from 0. Entries that are not numbers are left out.
+    """
+    merged: dict[int, dict[str, Any]] = {}
+    for row in rows:
+        merged.setdefault(row["step"], {}).update(row)
+    names = dict.fromkeys(name for row in merged.values() for name in row if name != "step")
+
+    def column(name: str) -> np.ndarray:
+        return np.array([row.get(name, math.nan) for row in merged.values()], float)
+
+    numbers = [name for name in names if all(map(_is_number, (row.get(name, 0) for row in merged.values())))]
+    return {"step": np.array(list(merged), np.int64), **{name: column(name) for name in numbers}}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float)
 
 
 def _lines(path: Path) -> list[tuple[bytes, dict]]:

@@ -11,10 +11,9 @@ Three figures tell. The first two are taken over the last doubling of outer step
 
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from meta_train.run.metrics import Writer, read_jsonl
+from meta_train.run.metrics import Writer
 
 FIRST = 100  # outer steps before which nothing is said: the windows of the first ones are warming up
 LARGE_DRIFT, SAFE_DRIFT = 3.0, 2.0  # sigmas
@@ -130,7 +129,7 @@ def summary(progress: Progress) -> str:
 
 
 def watch(
-    metrics: Path,
+    rows: Callable[[], Sequence[dict[str, Any]]],
     writer: Writer,
     *,
     last: int,
@@ -144,7 +143,8 @@ def watch(
     It writes `progress/theta_drift` and `progress/accumulated_snr`, and prints the advice if there is any.
 
     Args:
-      metrics: the run's `metrics.jsonl`; read, so that a resumed run sees what an uninterrupted one sees.
+      rows: `() -> ` all rows of the run, of earlier sessions too, so that a resumed run sees what an
+        uninterrupted one sees.
       writer: where the row goes.
       last: the run's last outer step.
       steps_per_call: outer steps between two calls of the hook.
@@ -158,7 +158,7 @@ def watch(
         doubled = step.bit_length() > (step - steps_per_call).bit_length()
         if step < FIRST or not (doubled or step == last):
             return
-        progress = assess(read_jsonl(metrics), has_sigma=has_sigma)
+        progress = assess(rows(), has_sigma=has_sigma)
         row = {"theta_drift": progress.drift, "accumulated_snr": progress.accumulated_snr}
         writer.write(step - 1, {f"progress/{name}": value for name, value in row.items()})
         line = advice(progress, num_particles)

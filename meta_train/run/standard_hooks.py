@@ -1,7 +1,6 @@
 """The hooks of a run as its config asks for them, and the display that they report to."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +10,6 @@ from meta_train.errors import CheckpointError
 from meta_train.evaluation.held_out import make_held_out
 from meta_train.parallel import hosts
 from meta_train.run import hooks
-from meta_train.run.directory import METRICS
 from meta_train.run.experiment import Experiment, initial_theta
 from meta_train.run.random_walk import watch
 
@@ -20,12 +18,14 @@ class Display(NamedTuple):
     """What a run shows its user; the default shows nothing.
 
     Attributes:
+      begin: `(outer steps done)`, once, before the first call of the outer step, which compiles.
       say: a line of text.
       warn: a line that something is not as it should be.
       step: `(outer steps done)`, after every call of the outer step.
       row: `(metrics)`, on log and evaluation steps.
     """
 
+    begin: Callable[[int], None] = lambda step: None
     say: Callable[[str], None] = lambda text: None
     warn: Callable[[str], None] = lambda text: None
     step: Callable[[int], None] = lambda step: None
@@ -87,11 +87,11 @@ def _scores(experiment: Experiment, families) -> Callable[[Any], dict[str, float
     return score
 
 
-def watch_hook(experiment: Experiment, directory: Path, writer, display) -> hooks.Hook:
-    """Warns when meta-training is a random walk."""
+def watch_hook(experiment: Experiment, rows, writer, display) -> hooks.Hook:
+    """Warns when meta-training is a random walk; `rows()` are those written so far."""
     estimator = experiment.config.estimator
     return watch(
-        directory / METRICS,
+        rows,
         writer,
         last=experiment.config.outer_steps,
         steps_per_call=experiment.steps_per_call,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from meta_train.run.metrics import Writer, plain
+from meta_train.run.metrics import Writer, first_line, guarded, nothing, plain
 
 _PATIENCE = 20  # seconds for the server to answer, and for the last rows to be sent
 
@@ -48,7 +48,7 @@ def wandb_writer(
       20 seconds.
     """
     if mode == "disabled":
-        return _nothing()
+        return nothing()
 
     def begin(mode: Literal["online", "offline"]) -> Any:
         folder = Path(directory).absolute()
@@ -76,15 +76,15 @@ def wandb_writer(
             say(f"Weights & Biases: {run.url}")
         return _writer(run, warn)
     except Exception as error:
-        reason = _first_line(error)
+        reason = first_line(error)
     if mode == "offline":
         warn(f"Weights & Biases cannot start ({reason}): going on without it")
-        return _nothing()
+        return nothing()
     try:
         writer = _writer(begin("offline"), warn)
     except Exception:
         warn(f"Weights & Biases cannot be reached ({reason}): going on without it")
-        return _nothing()
+        return nothing()
     warn(
         f"Weights & Biases cannot be reached ({reason}): going on offline, `wandb sync` uploads the run later"
     )
@@ -92,25 +92,8 @@ def wandb_writer(
 
 
 def _writer(run: Any, warn: Callable[[str], None]) -> Writer:
-    alive = True
-
-    def guarded(act: Callable[[], Any]) -> None:
-        nonlocal alive
-        if not alive:
-            return
-        try:
-            act()
-        except Exception as error:
-            alive = False
-            warn(f"Weights & Biases failed ({_first_line(error)}): going on without it")
-
-    def write(step: int, row: dict[str, Any]) -> None:
-        guarded(lambda: run.log(plain(row), step=int(step)))
-
-    def close() -> None:
-        guarded(run.finish)
-
-    return Writer(write, close, run.id)
+    write = lambda step, row: run.log(plain(row), step=int(step))  # noqa: E731
+    return guarded("Weights & Biases", write, run.finish, run.id, warn=warn)
 
 
 def _settings(wandb: Any) -> Any:
@@ -121,11 +104,3 @@ def _settings(wandb: Any) -> Any:
         console="off",  # it would take stdout from the progress bar
         silent=True,  # and without it, two waits for the server instead of one
     )
-
-
-def _nothing() -> Writer:
-    return Writer(lambda step, row: None, lambda: None)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -86,7 +86,7 @@ def test_the_hook_looks_at_powers_of_two_and_at_the_end(tmp_path):
         assert set(row) == {"progress/theta_drift", "progress/accumulated_snr"}
 
     hook = watch(
-        tmp_path / "metrics.jsonl",
+        lambda: read_jsonl(tmp_path / "metrics.jsonl"),
         Writer(write, lambda: None),
         last=600,
         steps_per_call=10,

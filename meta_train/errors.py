@@ -83,6 +83,10 @@ def join(*parts: Any) -> str:
     return ".".join(str(part) for part in parts if part != "")
 
 
+class PieceError(Exception):
+    """A name in a config stands for no factory that can be used. One line."""
+
+
 class RunError(Exception):
     """A run that cannot go on. The message is one line that says why, and what is saved."""
 

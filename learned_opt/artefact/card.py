@@ -21,13 +21,16 @@ SUMMARY = (
 WIDEST = 300  # characters of a value; all of it is in config.json
 
 
-def model_card(content: Mapping[str, Any], lopt: LearnedOptimizer, what: str) -> str:
+def model_card(
+    content: Mapping[str, Any], lopt: LearnedOptimizer, what: str, *, foreign: bool = False
+) -> str:
     """The card as Markdown, made from what `config.json` holds.
 
     Args:
       content: of `config.json`.
       lopt: the learned optimizer, for what it needs.
       what: one line that says what the architecture is.
+      foreign: whether it is not one of this package, so that its factory is needed.
     """
     name = content["architecture"]
     size = sum(math.prod(entry["shape"]) for entry in content["theta"].values())
@@ -35,7 +38,7 @@ def model_card(content: Mapping[str, Any], lopt: LearnedOptimizer, what: str) ->
         _metadata(content),
         f"# A learned optimizer: {name}",
         f"{what.rstrip('.')}.\n\n{size:,} meta-parameters; an optax transformation, made with `learned_opt`.",
-        f"## Use\n\n{_use(lopt)}",
+        f"## Use\n\n{_use(lopt, name.rpartition(':')[2] if foreign else None)}",
         "## What it is\n\n" + _table(("", ""), _facts(content)),
         "## Where it comes from\n\n" + _table(("", ""), _flat(content["provenance"])),
     ]
@@ -58,17 +61,20 @@ def _metadata(content: Mapping[str, Any]) -> str:
     return "\n".join(["---", *(f"{key}: {json.dumps(value)}" for key, value in data.items()), "---"])
 
 
-def _use(lopt: LearnedOptimizer) -> str:
+def _use(lopt: LearnedOptimizer, factory: str | None) -> str:
+    own = f", architecture={factory}" if factory else ""
     steps = ", num_steps=1000" if "num_steps" in lopt.needs else ""
     value = ", value=loss" if "value" in lopt.needs else ""
     said = [f"An optax transformation: `updates, state = tx.update(grads, state, params{value})`."]
     if "num_steps" in lopt.needs:
         said.append("`num_steps` is the number of steps of your training.")
+    if factory:
+        said.append(f"`{factory}` is the factory of its architecture, which is not a part of `learned_opt`.")
     if not lopt.needs:
         said.append("It needs neither the number of steps of your training nor the loss.")
     return (
         "```python\nimport learned_opt\n\n"
-        f'tx = learned_opt.load("{PLACEHOLDER}"{steps})  # or the directory\n```\n\n' + " ".join(said)
+        f'tx = learned_opt.load("{PLACEHOLDER}"{steps}{own})  # or the directory\n```\n\n' + " ".join(said)
     )
 
 

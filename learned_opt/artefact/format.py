@@ -36,6 +36,7 @@ from learned_opt.artefact.reading import FileError, one_line, read_bytes
 from learned_opt.base import LearnedOptimizer, Theta
 
 CARD = "README.md"
+Architecture = Callable[..., LearnedOptimizer]
 # What the Hugging Face Hub leaves next to an artefact that was downloaded.
 LEFT_BY_HUB = {".gitattributes", ".cache", ".huggingface"}
 
@@ -46,7 +47,7 @@ class Artefact(NamedTuple):
     Attributes:
       lopt: the learned optimizer, built from `name` and `options`.
       theta: its trained meta-parameters, numpy arrays.
-      name: the architecture, a key of LEARNED_OPTIMIZERS.
+      name: the architecture, a key of LEARNED_OPTIMIZERS, or that of a foreign one.
       options: the keyword arguments of its factory.
       horizon: T of the inner trainings that it was trained on: a number, or the shortest and the
         longest; None if not recorded.
@@ -78,12 +79,13 @@ def save(
     config: Any = None,
     evaluation: Any = None,
     parameters: int | None = None,
+    architecture: Architecture | None = None,
 ) -> None:
     """Writes an artefact: completely or not at all.
 
     Args:
       directory: where. It is made, or replaced, card included, if it is an artefact already (or empty).
-      name: the architecture, a key of LEARNED_OPTIMIZERS.
+      name: the architecture, a key of LEARNED_OPTIMIZERS; or any other name, for a foreign one.
       options: the keyword arguments that its factory was called with.
       theta: meta-parameters of that architecture, all finite.
       horizon: T of the inner trainings it was trained on, or (shortest, longest), or None if unknown.
@@ -92,6 +94,7 @@ def save(
       config: the configuration of the meta-training.
       evaluation: the evaluation table.
       parameters: of the largest model that it was trained or tested on, or None if unknown.
+      architecture: the factory of a foreign one, which whoever loads the artefact has to give as well.
 
     Raises:
       ArtefactError: theta is not of the architecture, or not finite; the directory holds something else,
@@ -99,7 +102,7 @@ def save(
     """
     # safetensors writes the memory as it lies: a transposed view would come back scrambled.
     theta = jax.tree.map(lambda x: np.array(x, order="C"), theta)
-    lopt = make_optimizer(name, options)
+    lopt = make_optimizer(name, options, architecture)
     fit_theta(lopt, theta, "theta")
     arrays = _by_path(theta)
     refuse_non_finite(arrays, "theta")
@@ -120,8 +123,8 @@ def save(
         content["parameters"] = parameters
     content = jsonable(content)
     content["sha256"] = sha256(encode(content))
-    what = (architecture_named(name).__doc__ or name).partition("\n")[0]
-    card = model_card(content, lopt, what).encode()
+    what = (architecture_named(name, architecture).__doc__ or name).partition("\n")[0]
+    card = model_card(content, lopt, what, foreign=architecture is not None).encode()
     try:
         target = _to_be_written(directory)
         write_directory(target, {WEIGHTS: weights, CONFIG: encode(content), CARD: card})
@@ -129,17 +132,37 @@ def save(
         raise ArtefactError(f"{directory} cannot be written: {error.strerror or error}") from error
 
 
-def read_directory(directory: str | os.PathLike) -> Artefact:
+def read_directory(directory: str | os.PathLike, architecture: Architecture | None = None) -> Artefact:
     """Reads an artefact from a local directory, checking all of it.
 
     Args:
       directory: what `save` wrote.
+      architecture: the factory of a foreign architecture, and of no other.
 
     Returns:
       The artefact; `lopt.build(theta, num_steps)` is the optimizer.
 
     Raises:
       ArtefactError: a file is missing, damaged, foreign or of a newer format; theta does not fit.
+    """
+    content, arrays = read_content(directory)
+    file = settled(directory) / CONFIG
+    if architecture is None:  # whose options are known to be sizes
+        refuse_sizes(content["options"], arrays, str(file))
+    try:
+        lopt = make_optimizer(content["architecture"], content["options"], architecture)
+    except ArtefactError as error:
+        raise ArtefactError(f"{file}: {error}") from error
+    theta = fit_theta(lopt, arrays, str(settled(directory) / WEIGHTS))
+    fields = ("options", "horizon", "provenance", "config", "evaluation", "parameters")
+    return Artefact(lopt, theta, content["architecture"], **{field: content[field] for field in fields})
+
+
+def read_content(directory: str | os.PathLike) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The content of config.json and the arrays by path: all that can be checked without the architecture.
+
+    Raises:
+      ArtefactError: a file is missing, damaged, foreign or of a newer format; an array is not finite.
     """
     directory = settled(directory)
     weights_file = directory / WEIGHTS
@@ -158,32 +181,44 @@ def read_directory(directory: str | os.PathLike) -> Artefact:
     if kinds != content["theta"]:
         raise ArtefactError(f"{weights_file} does not hold the arrays that {CONFIG} records")
     refuse_non_finite(arrays, str(weights_file))
-    refuse_sizes(content["options"], arrays, str(directory / CONFIG))
-    try:
-        lopt = make_optimizer(content["architecture"], content["options"])
-    except ArtefactError as error:
-        raise ArtefactError(f"{directory / CONFIG}: {error}") from error
-    theta = fit_theta(lopt, arrays, str(weights_file))
-    fields = ("options", "horizon", "provenance", "config", "evaluation", "parameters")
-    return Artefact(lopt, theta, content["architecture"], **{field: content[field] for field in fields})
+    return content, arrays
 
 
-def architecture_named(name: str) -> Callable[..., LearnedOptimizer]:
-    """The factory of an architecture; an unknown name is an ArtefactError."""
-    if name not in LEARNED_OPTIMIZERS:
+def architecture_named(name: str, foreign: Architecture | None = None) -> Architecture:
+    """The factory of an architecture. A name that is unknown leads nowhere, but to the `foreign` one.
+
+    Raises:
+      ArtefactError: an unknown name without a factory; a factory for a known one.
+    """
+    shown = one_line(repr(name), 60)
+    if name in LEARNED_OPTIMIZERS and foreign is not None:
+        raise ArtefactError(f"the architecture {shown} is one of this package: leave `architecture` out")
+    if name in LEARNED_OPTIMIZERS:
+        return LEARNED_OPTIMIZERS[name]
+    if foreign is None:
         known = ", ".join(LEARNED_OPTIMIZERS)
-        raise ArtefactError(f"unknown architecture {one_line(repr(name), 60)}; known: {known}")
-    return LEARNED_OPTIMIZERS[name]
+        raise ArtefactError(
+            f"unknown architecture {shown}; known: {known}; if it is your own, or of a package that you "
+            "trust, give its factory: architecture=FACTORY, or --architecture FILE.py:FACTORY"
+        )
+    return foreign
 
 
-def make_optimizer(name: str, options: Mapping[str, Any]) -> LearnedOptimizer:
+def make_optimizer(
+    name: str, options: Mapping[str, Any], foreign: Architecture | None = None
+) -> LearnedOptimizer:
     """The learned optimizer of an architecture; an unknown name or option is an ArtefactError."""
-    factory = architecture_named(name)
+    factory = architecture_named(name, foreign)
     try:
-        return factory(**options)
+        lopt = factory(**options)
     except Exception as error:  # the options may be anything
         given = one_line(str(dict(options)))
         raise ArtefactError(f"{name} does not take the options {given}: {error}") from error
+    if not isinstance(lopt, LearnedOptimizer):
+        raise ArtefactError(
+            f"the factory of {name} must return a LearnedOptimizer, got a {type(lopt).__name__}"
+        )
+    return lopt
 
 
 def _by_path(theta: Theta) -> dict[str, Any]:

@@ -7,8 +7,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from learned_opt.architectures import LEARNED_OPTIMIZERS
 from learned_opt.artefact.card import PLACEHOLDER
-from learned_opt.artefact.format import CARD, CONFIG, WEIGHTS, ArtefactError, read_directory
+from learned_opt.artefact.format import CARD, CONFIG, WEIGHTS, ArtefactError, read_content, read_directory
 
 PREFIX = "hub:"
 _NAME = re.compile(r"hub:(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>\w[\w./-]*))?")
@@ -42,7 +43,9 @@ def push_to_hub(
     """
     name = f"{PREFIX}{repo_id}" + (f"@{revision}" if revision else "")
     _parse(name)
-    read_directory(directory)
+    content, _ = read_content(directory)
+    if content["architecture"] in LEARNED_OPTIMIZERS:
+        read_directory(directory)
     hub = _hub()
     with tempfile.TemporaryDirectory() as staged:
         for file in (CONFIG, WEIGHTS):

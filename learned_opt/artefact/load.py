@@ -13,6 +13,7 @@ import optax
 from learned_opt.architectures.options import check_num_steps
 from learned_opt.artefact.format import (
     CONFIG,
+    Architecture,
     Artefact,
     ArtefactError,
     architecture_named,
@@ -27,12 +28,15 @@ Schedule = Callable[[Any], Any]
 PRETRAINED = "pretrained:"
 
 
-def read(directory: str | os.PathLike) -> Artefact:
+def read(directory: str | os.PathLike, *, architecture: Architecture | None = None) -> Artefact:
     """Reads an artefact, checking all of it.
 
     Args:
       directory: what `save` wrote, or "hub:user/name[@revision]", on the Hugging Face Hub, or
         "pretrained:NAME", one that comes with this package.
+      architecture: the factory of an architecture that is not of this package, and only of such a one. It is
+        called with the artefact's options. What an artefact calls its architecture is never looked up: code
+        runs only where it is given here.
 
     Returns:
       The artefact; `lopt.build(theta, num_steps)` is the optimizer.
@@ -40,7 +44,7 @@ def read(directory: str | os.PathLike) -> Artefact:
     Raises:
       ArtefactError: a file is missing, damaged, foreign or of a newer format; theta does not fit.
     """
-    return read_directory(_local(directory))
+    return read_directory(_local(directory), architecture)
 
 
 def load(
@@ -50,6 +54,7 @@ def load(
     learning_rate: float = 1.0,
     weight_decay: float | None = None,
     schedule: Schedule | Literal["learned"] | None = "learned",
+    architecture: Architecture | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """A trained optimizer as an optax transformation.
 
@@ -63,6 +68,7 @@ def load(
       schedule: "learned"; or one of your own, `(count) -> factor on the artefact's learning rate`, as optax
         makes them (`optax.cosine_decay_schedule(1.0, 10_000)`); or None for a constant rate. The last two are
         for architectures whose schedule can be left out (`spectral`), which then do not need `num_steps`.
+      architecture: the factory of an architecture that is not of this package, see `read`.
 
     Returns:
       The transformation, for `optax.chain`, `optax.masked`, jit, vmap, scan. Its `update` wants
@@ -78,7 +84,7 @@ def load(
       UserWarning: `num_steps`, or (when `init` sees them) the number of parameters, is far outside what the
         optimizer was trained and tested on. Once for each artefact in a process.
     """
-    artefact = _with_options(read(directory), weight_decay, schedule)
+    artefact = _with_options(read(directory, architecture=architecture), weight_decay, schedule, architecture)
     if num_steps is None and "num_steps" in artefact.lopt.needs:
         trained = "" if artefact.horizon is None else f" (it was trained for {_horizon(artefact.horizon)})"
         raise ValueError(
@@ -100,7 +106,10 @@ def load(
 
 
 def _with_options(
-    artefact: Artefact, weight_decay: float | None, schedule: Schedule | str | None
+    artefact: Artefact,
+    weight_decay: float | None,
+    schedule: Schedule | str | None,
+    foreign: Architecture | None,
 ) -> Artefact:
     """The artefact with other options in place of its own; what its architecture does not have is refused."""
     asked: dict[str, Any] = {}
@@ -112,14 +121,14 @@ def _with_options(
         asked["schedule"] = "constant"
     elif schedule != "learned":
         raise ValueError(f"schedule must be 'learned', None or a function of the count, got {schedule!r}")
-    known = inspect.signature(architecture_named(artefact.name)).parameters
+    known = inspect.signature(architecture_named(artefact.name, foreign)).parameters
     for option in asked:
         if option not in known:
             raise ValueError(f"{artefact.name} has no {option} of its own that could be replaced")
     if not asked:
         return artefact
     options = {**artefact.options, **asked}
-    return artefact._replace(lopt=make_optimizer(artefact.name, options), options=options)
+    return artefact._replace(lopt=make_optimizer(artefact.name, options, foreign), options=options)
 
 
 def _local(directory: str | os.PathLike) -> Path:

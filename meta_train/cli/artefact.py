@@ -8,12 +8,14 @@ import jax
 
 import learned_opt
 from meta_train.config import load as config_lib
+from meta_train.config.places import last, portable, short
 from meta_train.config.schema import RunConfig
 from meta_train.errors import RunError
 from meta_train.evaluation import document, tables
 from meta_train.population.best import load_best
 from meta_train.population.run import holds_population
 from meta_train.run.directory import load_trained
+from meta_train.run.experiment import own_architecture
 
 EVALUATION = "evaluation.json"
 
@@ -36,7 +38,9 @@ def export_run(
         if last:
             raise RunError(f"{run} is a population: only its best member can be exported")
         best = load_best(run, warn)
-        _save(out, best.settings, best.theta, best.provenance, _evaluation(run, best.outer_step, warn))
+        foreign = _save(
+            out, best.settings, best.theta, best.provenance, _evaluation(run, best.outer_step, warn)
+        )
         which = f"the best member ({best.provenance['member']}, round {best.provenance['round']})"
     else:
         trained = load_trained(run, warn, last=last)
@@ -46,24 +50,30 @@ def export_run(
             "held_out_score": trained.score,
         }
         evaluation = _evaluation(run, trained.outer_step, warn)
-        _save(out, trained.experiment.config, trained.theta, provenance, evaluation)
+        foreign = _save(out, trained.experiment.config, trained.theta, provenance, evaluation)
         which = f"{trained.which} theta (outer step {trained.outer_step})"
     yield f"{which} of {run} is in {out}"
-    yield f"use it: tx = learned_opt.load({str(out)!r}, num_steps=...)"
+    own = f", architecture={foreign}" if foreign else ""
+    yield f"use it: tx = learned_opt.load({str(out)!r}, num_steps=...{own})"
 
 
-def _save(out: Path, config: RunConfig, theta: Any, provenance: dict[str, Any], evaluation: Any) -> None:
-    length = config.inner.unroll_length
+def _save(
+    out: Path, config: RunConfig, theta: Any, provenance: dict[str, Any], evaluation: Any
+) -> str | None:
+    """Writes the artefact; what the factory of its architecture is called, where it is a foreign one."""
+    length, foreign = config.inner.unroll_length, own_architecture(config)
     learned_opt.save(
         out,
-        name=config.learned_optimizer["name"],
+        name=short(config.learned_optimizer["name"]),
+        architecture=foreign,
         options={key: value for key, value in config.learned_optimizer.items() if key != "name"},
         theta=jax.device_get(theta),
         horizon=length if isinstance(length, int) else (length.min, length.max),
         provenance=provenance | {"config_sha256": config_lib.digest(config), "jax": jax.__version__},
-        config=config_lib.resolved(config),
+        config=portable(config_lib.resolved(config)),  # the directories of this machine concern nobody
         evaluation=evaluation,
     )
+    return None if foreign is None else last(config.learned_optimizer["name"])
 
 
 def _evaluation(run: Path, outer_step: int, warn: Callable[[str], None]) -> Any:

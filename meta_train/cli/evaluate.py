@@ -24,8 +24,13 @@ def add(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--tasks",
         metavar="RINGS",
-        help="A, B, C, L (a ladder of sizes), XL, held_out, sanity, a task of one, a named task, or several "
-        "as A+B (default: A+B; of a run, what its config names)",
+        help="A, B, C, L (a ladder of sizes), XL, held_out, sanity, a task of one, a named task, your own as "
+        "FILE.py:TASKS, or several as A+B (default: A+B; of a run, what its config names)",
+    )
+    parser.add_argument(
+        "--architecture",
+        metavar="FILE.py:FACTORY",
+        help="of an artefact whose architecture is not of this package: its factory, which is executed",
     )
     parser.add_argument(
         "--horizons", type=int, nargs="+", metavar="H", help="steps (default: 200 500; of ring L, 500 2000)"
@@ -103,5 +108,6 @@ def command(args: argparse.Namespace) -> int:
         cache=args.cache,
         out=args.out,
         json_file=args.json,
+        architecture=args.architecture,
     )
     return 0

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from learned_opt.artefact.reading import FileError, read_bytes
+from meta_train.cli.own_tasks import own_optimizer
 from meta_train.cli.sources import learned_rival, open_source, tasks_and_settings
+from meta_train.config.registry import Factory
 from meta_train.errors import RunError
 from meta_train.evaluation import document as document_lib
 from meta_train.evaluation.evaluate import evaluate
@@ -30,18 +32,21 @@ def evaluate_source(
     out: Path | None = None,
     json_file: Path | None = None,
     warn: Callable[[str], None] = print,
+    architecture: Factory | str | None = None,
 ) -> Evaluation:
     """Evaluates a run, an artefact or an optimizer of optax, prints the tables, and writes all files.
 
     Args:
       text: see `open_source`.
       last: as there.
-      rings: as "A+B"; None for the default of the source.
+      rings: as "A+B", or tasks of one's own, "FILE.py:TASKS"; None for the default of the source.
       options: keyword arguments of `Settings`; None where the default is wanted.
       cache: directory of what the rivals did, which is reused; None for none.
       out: directory of the files; None for the run's own, or one below runs/evaluations.
       json_file: where the figures go; None for `evaluation.json` in `out`.
       warn: called with a line for whatever was skipped.
+      architecture: of an artefact whose architecture is not of this package, the factory, or where it is,
+        `FILE.py:FACTORY`.
 
     Raises:
       ConfigError, RunError, ArtefactError: in one line, before anything is trained; or a file that
@@ -53,7 +58,9 @@ def evaluate_source(
     others = [rival for rival in found.values() if rival is not None]
     if named is not None:
         options["rivals"] = [name for name in named if found[name] is None]
-    source = open_source(text, warn, last=last)
+    if isinstance(architecture, str):
+        architecture = own_optimizer(architecture)
+    source = open_source(text, warn, last=last, architecture=architecture)
     tasks, settings, about_tasks = tasks_and_settings(source, rings, options)
     out = source.out if out is None else out
     refuse_foreign(out, json_file)

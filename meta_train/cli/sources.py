@@ -7,7 +7,11 @@ from typing import Any, NamedTuple
 import learned_opt
 from learned_opt import LearnedOptimizer, importers
 from learned_opt.artefact.format import WEIGHTS
+from meta_train.cli.own_tasks import own_tasks
 from meta_train.config.file import override
+from meta_train.config.own import split
+from meta_train.config.places import last
+from meta_train.config.registry import Factory
 from meta_train.config.schema import RunConfig
 from meta_train.errors import ConfigError, Problem, RunError, nearest
 from meta_train.evaluation.optimizers import Contestant, hand_designed, learned
@@ -48,7 +52,13 @@ class Source(NamedTuple):
     tasks: Callable[[], dict[str, HeldOut]] | None = None
 
 
-def open_source(text: str, warn: Callable[[str], None] = print, *, last: bool = False) -> Source:
+def open_source(
+    text: str,
+    warn: Callable[[str], None] = print,
+    *,
+    last: bool = False,
+    architecture: Factory | None = None,
+) -> Source:
     """Finds what is to be evaluated.
 
     Args:
@@ -56,22 +66,27 @@ def open_source(text: str, warn: Callable[[str], None] = print, *, last: bool = 
         or "optax:NAME", "optax:NAME_SCHEDULE", either with "@RATE" for a learning rate of its own.
       warn: called with a line for whatever was skipped.
       last: of a run, the moving average at the newest checkpoint, not its best theta.
+      architecture: of an artefact, the factory of an architecture that is not of this package.
 
     Raises:
       ConfigError: a name of optax that is none.
-      RunError, ArtefactError: nothing that could be evaluated; `last` of what is not a run.
+      RunError, ArtefactError: nothing that could be evaluated; `last` of what is not a run; an `architecture`
+        of what is not an artefact.
     """
     directory = Path(text)
     is_run = not text.startswith((OPTAX, PRETRAINED, HUB)) and (directory / CONFIG).is_file()
     if last and (not is_run or holds_population(directory)):
         raise RunError(f"--last is for a run, which {text} is not")
-    if text.startswith(OPTAX):
-        return _of_optax(text)
     if text.startswith((PRETRAINED, HUB)):
-        return _of_artefact(text, text.partition(":")[2].replace("/", "_"))
+        return _of_artefact(text, text.partition(":")[2].replace("/", "_"), architecture)
     if (directory / WEIGHTS).is_file():
         # "runs/a/optimizer" and "runs/b/optimizer" are distinguished.
-        return _of_artefact(text, "_".join(part for part in directory.parts[-2:] if part.strip("/.")))
+        name = "_".join(part for part in directory.parts[-2:] if part.strip("/."))
+        return _of_artefact(text, name, architecture)
+    if architecture is not None:
+        raise RunError(f"--architecture is for an artefact, which {text} is not")
+    if text.startswith(OPTAX):
+        return _of_optax(text)
     if holds_population(directory):
         return _of_population(directory, warn)
     if is_run:
@@ -83,14 +98,17 @@ def open_source(text: str, warn: Callable[[str], None] = print, *, last: bool = 
 
 
 def held_out(text: str) -> dict[str, HeldOut]:
-    """The tasks of rings, of one ring's members, and named tasks: "A", "A+B", "lm_1e4+wine_mlp".
+    """The tasks of rings, of one ring's members, named tasks, and one's own: "A+B", "lm_1e4", "my.py:tasks".
 
     Raises:
-      ConfigError: a ring or task that does not exist.
+      ConfigError: a ring or task that does not exist, or that is no task.
     """
+    own = {name: own_tasks(name) for name in text.split("+") if split(name) is not None}
     members = {label: (ring, spec) for ring, specs in RINGS.items() for label, spec in specs.items()}
     chosen, unknown = {}, []
     for name in dict.fromkeys(text.split("+")):
+        if name in own:
+            continue
         if name in RINGS:
             chosen |= {label: (name, spec) for label, spec in RINGS[name].items()}
         elif name in members:
@@ -103,7 +121,14 @@ def held_out(text: str) -> dict[str, HeldOut]:
         every = *RINGS, *members
         problems = [Problem("tasks", "no such ring or task", n, nearest(n, every, NAMED)) for n in unknown]
         raise ConfigError(problems)
-    return {label: HeldOut(make(spec), ring) for label, (ring, spec) in chosen.items()}
+    found = {label: HeldOut(make(spec), ring) for label, (ring, spec) in chosen.items()}
+    for families in own.values():
+        twice = found.keys() & families.keys()
+        if twice:
+            message = "is the label of two tasks: call one of them something else"
+            raise ConfigError([Problem("tasks", message, min(twice))])
+        found |= {label: HeldOut(family) for label, family in families.items()}
+    return found
 
 
 def learned_rival(text: str) -> Contestant | None:
@@ -169,8 +194,8 @@ def _of_optax(text: str) -> Source:
     return Source(text, EVALUATIONS / text.replace(":", "_"), {"source": text}, contestant, {})
 
 
-def _of_artefact(text: str, name: str) -> Source:
-    found = learned_opt.read(text)
+def _of_artefact(text: str, name: str, architecture: Factory | None) -> Source:
+    found = learned_opt.read(text, architecture=architecture)
     horizon = found.horizon
     if isinstance(horizon, (list, tuple)):
         horizon = f"{horizon[0]} to {horizon[-1]}"
@@ -230,7 +255,7 @@ def _trained_on(config: RunConfig) -> list[str]:
         return []
     used = {"trained": [task.spec for task in config.tasks], "selected": config.selection.tasks}
     return [
-        f"{name_of(spec, spec['name'])} is not held out: the optimizer was {how} on it"
+        f"{name_of(spec, last(spec['name']))} is not held out: the optimizer was {how} on it"
         for spec in config.evaluation.tasks
         for how, specs in used.items()
         if _plain(spec) in map(_plain, specs)
@@ -238,7 +263,7 @@ def _trained_on(config: RunConfig) -> list[str]:
 
 
 def _plain(spec: Mapping[str, Any]) -> Any:
-    return canonical({key: value for key, value in spec.items() if key != "augment"})
+    return canonical({key: value for key, value in spec.items() if key not in ("augment", "label")})
 
 
 def tasks_and_settings(

@@ -7,7 +7,9 @@ factory's own refusals come out here, and still nothing compiles.
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from meta_train.config.own import Kind, Open
 from meta_train.config.pipeline import Found, Schema
+from meta_train.config.places import last
 from meta_train.config.registry import Checked, Component, OneOf, Registry, build, plain
 from meta_train.config.schema import OuterOptimizer, RunConfig, Task, TrainingTask, optax_optimizers
 from meta_train.errors import ConfigError, Problem, join, nearest
@@ -32,12 +34,18 @@ class Registries(NamedTuple):
 
 
 def default_registries() -> Registries:
-    """The project's own; importing them imports jax."""
-    from learned_opt import LEARNED_OPTIMIZERS
-    from meta_train.estimators import ESTIMATORS
-    from tasks import AUGMENTATIONS, NAMED, TASKS
+    """The project's own, open to pieces from outside of it; importing them imports jax."""
+    from learned_opt import LEARNED_OPTIMIZERS, LearnedOptimizer
+    from meta_train.estimators import ESTIMATORS, GradientEstimator
+    from tasks import AUGMENTATIONS, NAMED, TASKS, TaskFamily
 
-    return Registries(TASKS, LEARNED_OPTIMIZERS, ESTIMATORS, AUGMENTATIONS, NAMED)
+    return Registries(
+        Open(Kind("tasks", TaskFamily), TASKS),
+        Open(Kind("learned_optimizers", LearnedOptimizer), LEARNED_OPTIMIZERS),
+        Open(Kind("estimators", GradientEstimator, ("system",)), ESTIMATORS),
+        Open(Kind("augmentations", TaskFamily, ("family",)), AUGMENTATIONS),
+        NAMED,
+    )
 
 
 def run_schema(registries: Registries) -> Schema[RunConfig]:
@@ -79,9 +87,12 @@ def _family(spec: Any, registries: Registries, label: bool = False) -> Any:
 
 
 def _labelled(tasks: list[Any]) -> list[Any]:
-    """A family without a label gets its name, or name_1, name_2, ... where several have that name."""
+    """A family without a label gets its name, or name_1, name_2, ... where several have that name.
+
+    One of a person's own gets that of its factory: `line_fit`.
+    """
     bare = [isinstance(task, dict) and "name" in task and not task.get("label") for task in tasks]
-    names = [str(task["name"]) for task, is_bare in zip(tasks, bare, strict=True) if is_bare]
+    names = [last(str(task["name"])) for task, is_bare in zip(tasks, bare, strict=True) if is_bare]
     labels = iter(f"{n}_{names[: i + 1].count(n)}" if names.count(n) > 1 else n for i, n in enumerate(names))
     pairs = zip(tasks, bare, strict=True)
     return [task | {"label": next(labels)} if is_bare else task for task, is_bare in pairs]
@@ -106,7 +117,7 @@ def _constructed(found: Found, registries: Registries) -> Iterator[Problem]:
         if part is None:
             return []
         spec = part.spec if isinstance(part, Component) else part
-        spec = Checked({key: value for key, value in spec.items() if key != "augment"})
+        spec = Checked({key: value for key, value in spec.items() if key not in ("augment", "label")})
         try:
             build(one_of.registry(registries), spec, *args, where=join(*path))
         except ConfigError as error:

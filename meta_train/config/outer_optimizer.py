@@ -12,6 +12,7 @@ from pydantic import BeforeValidator
 
 from meta_train.config import optax_options, registry
 from meta_train.config.optax_options import NOT_OFFERED, Size
+from meta_train.config.own import Kind, Open
 from meta_train.config.registry import Checked, OneOf, Registry, Spec
 from meta_train.errors import Problem
 
@@ -60,7 +61,7 @@ def outer_optimizer(
     Raises:
       ConfigError: with every problem of the spec, or with what optax refused.
     """
-    return registry.build(optimizers(), spec, outer_steps, where=where)
+    return optax.with_extra_args_support(registry.build(optimizers(), spec, outer_steps, where=where))
 
 
 def fill(spec: Any, where: str = "outer_optimizer") -> tuple[Spec, list[Problem]]:
@@ -70,7 +71,10 @@ def fill(spec: Any, where: str = "outer_optimizer") -> tuple[Spec, list[Problem]
 
 @functools.cache
 def optimizers() -> Registry:
-    """optax's name -> `(outer_steps, *, learning_rate, **options, clip_norm) -> optimizer`."""
+    """optax's name -> `(outer_steps, *, learning_rate, **options, clip_norm) -> optimizer`.
+
+    One of a person's own, `(outer_steps, *, options) -> optimizer`, has the options of its signature alone.
+    """
     found = {}
     for name, table in optax_options.OPTIMIZERS.items():
         given = dict(table)
@@ -79,7 +83,7 @@ def optimizers() -> Registry:
         options = [rate, *_options(given), _option("clip_norm", Clip, None)]
         function = getattr(optax, name, None) or getattr(optax.contrib, name)
         found[name] = _dressed(functools.partial(_optimizer, function), function, options)
-    return found
+    return Open(Kind("outer_optimizers", optax.GradientTransformation, ("outer_steps",)), found)
 
 
 @functools.cache
@@ -98,7 +102,7 @@ def _optimizer(function: Callable, outer_steps: int, *, learning_rate, clip_norm
     optimizer = function(learning_rate=learning_rate, **given)
     if clip_norm is not None:
         optimizer = optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)
-    return optax.with_extra_args_support(optimizer)
+    return optimizer
 
 
 def _schedule(function: Callable, outer_steps: int, **given) -> optax.Schedule:

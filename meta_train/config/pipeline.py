@@ -13,6 +13,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from meta_train.config import file as config_file
+from meta_train.config.places import placed
 from meta_train.config.registry import OneOf, as_json, options_model, plain, with_defaults
 from meta_train.config.validation import annotations_at, from_validation
 from meta_train.errors import ConfigError, Problem, join
@@ -84,7 +85,8 @@ class Schema(NamedTuple, Generic[Config]):
 def load_as(schema: Schema[Config], path: str | Path, overrides: Iterable[str] = ()) -> Config:
     """The config of a kind in a YAML file, with overrides; as `load`."""
     overrides = list(overrides)
-    raw, problems = config_file.override(config_file.read(path), overrides, schema.keys_of)
+    raw = placed(config_file.read(path), Path(path).absolute().parent)
+    raw, problems = config_file.override(raw, overrides, schema.keys_of)
     config, found = _validated(schema, raw)
     overridden = [text.partition("=")[0].strip() + "." for text in overrides]
     for problem in found:
@@ -107,7 +109,8 @@ def parse_as(schema: Schema[Config], raw: dict[str, Any]) -> Config:
 def _validated(schema: Schema[Config], raw: dict[str, Any]) -> tuple[Config | None, list[Problem]]:
     """The config, None where it is wrong; and everything that is wrong with it, in the order of its keys."""
     try:
-        raw = schema.prepare(json.loads(as_json(raw)))
+        # Files that the config's own file does not name, but an override or a dict, are relative to here.
+        raw = schema.prepare(placed(json.loads(as_json(raw)), Path.cwd()))
     except (ValueError, RecursionError, TypeError) as error:
         return None, [Problem("", f"cannot be written as JSON: {str(error) or type(error).__name__}")]
     config, problems = None, []

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from pydantic_core import PydanticCustomError, core_schema
 
 from meta_train.config.validation import NESTED, annotation_of, from_validation, from_value_error, members
-from meta_train.errors import ConfigError, Problem, join, nearest
+from meta_train.errors import ConfigError, PieceError, Problem, join, nearest
 
 Factory = Callable[..., Any]
 Registry = dict[str, Factory]
@@ -94,9 +94,15 @@ class OneOf(NamedTuple):
             message = "is required, but not given"
             return None, [Problem(join(where, key), message, suggestion=nearest("", known))]
         name = spec[key]
-        if not isinstance(name, str) or name not in known:
+        try:
+            factory = known[name] if isinstance(name, str) else None
+        except KeyError:
+            factory = None
+        except PieceError as error:
+            return None, [Problem(join(where, key), str(error))]
+        if factory is None:
             return None, [Problem(join(where, key), "unknown name", name, nearest(name, known))]
-        model = options_model(known[name], self.base)
+        model = options_model(factory, self.base)
         text = as_json(spec if self.base else {k: value for k, value in spec.items() if k != key})
         try:
             options = model.model_validate_json(text, context=context)
@@ -191,6 +197,8 @@ def build(registry: Registry, spec: Any, *args: Any, where: str = "", key: str =
     given = {name: value for name, value in spec.items() if name != key}
     try:
         return registry[spec[key]](*args, **given)
+    except PieceError as error:  # it is gone since the spec was validated
+        raise ConfigError([Problem(join(where, key), str(error))]) from error
     except ConfigError as error:  # of a spec inside the spec
         raise ConfigError(p._replace(key=join(where, p.key)) for p in error.problems) from error
     except ValueError as error:

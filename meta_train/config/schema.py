@@ -40,13 +40,16 @@ class StreamOptions(Section):
 class Task(Component):
     """A task family: its `name` and options."""
 
+    label: str = ""
+    """Name in the tables; "" for that of the named task or of the family."""
     augment: Annotated[tuple[Annotated[Spec, OneOf(lambda known: known.augmentations)], ...], MaxLen(20)] = ()
     """Augmentations, names and options, applied in order: `meta-train list augmentations`."""
 
     @property
     def spec(self) -> Checked:
-        """`{"name": NAME, **options, "augment": [...]}`, for `experiment.build_family`."""
-        return Checked(super().spec | ({"augment": self.augment} if self.augment else {}))
+        """`{"name": NAME, **options, "label": ..., "augment": [...]}`, for `experiment.build_family`."""
+        own = {"label": self.label, "augment": self.augment}
+        return Checked(super().spec | {key: value for key, value in own.items() if value})
 
 
 class TrainingTask(Task):
@@ -59,6 +62,11 @@ class TrainingTask(Task):
     stream: StreamOptions | None = None
     """Keeps the data on the host and a buffer on the device, refreshed between outer steps; null for all of
     the data on the device."""
+
+    @property
+    def spec(self) -> Checked:
+        """`{"name": NAME, **options, "augment": [...]}`: the label is the run's own."""
+        return Checked({key: value for key, value in super().spec.items() if key != "label"})
 
 
 def _tasks(known: Any) -> Registry:

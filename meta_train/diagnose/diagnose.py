@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import jax
 
+from meta_train.config.checks import default_registries
+from meta_train.config.places import last
 from meta_train.config.registry import build
 from meta_train.core import combine, perturb
 from meta_train.core.system import UnrolledSystem
@@ -22,7 +24,7 @@ from meta_train.diagnose.gradient_statistics import (
 )
 from meta_train.diagnose.plan import SIGMA, Setting
 from meta_train.errors import ConfigError, Problem
-from meta_train.estimators import ESTIMATORS, GradientEstimator, nres
+from meta_train.estimators import GradientEstimator, nres
 from meta_train.run.experiment import Experiment, inner_system
 from meta_train.run.forecast import tree_bytes
 
@@ -150,8 +152,9 @@ def diagnose(
     """
     began = time.perf_counter()
     bench = _bench(experiment, theta, settings, num_samples)
+    known = default_registries()
     built = [
-        {f: build(ESTIMATORS, s.spec, system, where="estimator") for f, system in bench.systems.items()}
+        {f: build(known.estimators, s.spec, system, where="estimator") for f, system in bench.systems.items()}
         for s in settings
     ]
     sigmas = sorted({s.sigma for s in settings if s.sigma}) or [
@@ -174,7 +177,7 @@ def diagnose(
             compare(
                 found,
                 references[setting.sigma or sigmas[0]],
-                estimator=setting.spec["name"],
+                estimator=last(setting.spec["name"]),
                 truncation_length=setting.truncation_length,
                 sigma=setting.sigma,
                 state_bytes=tree_bytes(states),

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from meta_train.config.checks import default_registries
 from meta_train.config.load import RunConfig
+from meta_train.config.places import last
 from meta_train.config.registry import Spec, option_parameters
-from meta_train.estimators import ESTIMATORS
 from meta_train.estimators.noise import Noise
 
 USUAL_ESTIMATORS = ("truncated_es", "pes", "nres", "tbptt")
@@ -22,7 +23,7 @@ class Setting(NamedTuple):
     @property
     def label(self) -> str:
         """What a person calls it."""
-        return label(self.spec["name"], self.truncation_length, self.sigma)
+        return label(last(self.spec["name"]), self.truncation_length, self.sigma)
 
 
 def label(estimator: str, truncation_length: int | None, sigma: float | None) -> str:
@@ -50,10 +51,10 @@ def plan(
     sigma = own.get("sigma", SIGMA)
     ks = dict.fromkeys(truncation_lengths or _default_lengths(config))
     sigmas = sorted(set(sigmas or (float(f"{sigma * factor:.2g}") for factor in (1 / 3, 1, 3))))
-    settings = []
+    settings, registry = [], default_registries().estimators
     for name in dict.fromkeys(estimators or (own["name"], *USUAL_ESTIMATORS)):
         # An unknown name is left to `build`, which says what is allowed.
-        known = {p.name for p in option_parameters(ESTIMATORS[name])} if name in ESTIMATORS else set()
+        known = {p.name for p in option_parameters(registry[name])} if name in registry else set()
         spec = {k: v for k, v in (own | {"name": name, "num_particles": 1}).items() if k in known | {"name"}}
         for k in ks if "truncation_length" in known else [None]:
             for s in sigmas if "sigma" in known else [None]:

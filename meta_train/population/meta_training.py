@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 from annotated_types import Ge
 
-from learned_opt import LEARNED_OPTIMIZERS, LearnedOptimizer
+from learned_opt import LearnedOptimizer
 from meta_train.config import load as config_lib
+from meta_train.config.checks import default_registries
 from meta_train.config.outer_optimizer import optimizers
 from meta_train.config.registry import build, option_parameters
 from meta_train.config.schema import RunConfig
@@ -19,7 +20,7 @@ from meta_train.core import combine
 from meta_train.core.outer import OuterState, only, update_theta
 from meta_train.core.system import Rollout
 from meta_train.errors import ConfigError, join
-from meta_train.estimators import ESTIMATORS, GradientEstimator
+from meta_train.estimators import GradientEstimator
 from meta_train.population.base import Member, Trainer
 from meta_train.population.scoring import mean_log_loss
 from meta_train.population.traced_optimizers import PLACEHOLDER, numbers_of, others_of, searched_optimizer
@@ -187,10 +188,11 @@ def _weight_names(settings: RunConfig) -> tuple[str, ...]:
 
 def _static(settings: RunConfig) -> tuple[str, ...]:
     """Options that change shapes or the program."""
+    known = default_registries()
     return (
         *others_of(settings.outer_optimizer.name),
-        *(o.name for o in option_parameters(ESTIMATORS[settings.estimator["name"]])),
-        *(o.name for o in option_parameters(LEARNED_OPTIMIZERS[settings.learned_optimizer["name"]])),
+        *(o.name for o in option_parameters(known.estimators[settings.estimator["name"]])),
+        *(o.name for o in option_parameters(known.learned_optimizers[settings.learned_optimizer["name"]])),
         *(o.name for o in option_parameters(meta_training)),
         "unroll_length",
     )
@@ -209,7 +211,7 @@ def _estimators(
         check_family(family)
         system = inner_system(settings, family, lopt)
         check_system(system, lopt, family.data)
-        estimators[task.label] = build(ESTIMATORS, settings.estimator, system)
+        estimators[task.label] = build(default_registries().estimators, settings.estimator, system)
         check_gradient(estimators[task.label], lopt, family.data)
         data[task.label] = family.data
     return estimators, data, streams

@@ -25,6 +25,7 @@ from meta_train.run import loggers
 from meta_train.run.directory import CHECKPOINTS, CONFIG, METRICS, prepare_as
 from meta_train.run.hooks import lost_process
 from meta_train.run.metrics import Writer, all_of, jsonl_writer
+from meta_train.run.provenance import refuse_changed_sources
 from meta_train.run.train import SILENT, Display, set_up_jax, stop_signals
 from meta_train.run.wandb_writer import wandb_writer
 
@@ -153,13 +154,14 @@ def build_population(config: PopulationConfig) -> Population:
 
 
 def load_config(directory: Path) -> PopulationConfig:
-    """The config of a population's directory (RunError if it is not one)."""
+    """The config of a population's directory (RunError if it is not one, or a source of it has changed)."""
     file = Path(directory) / CONFIG
     if not file.is_file():
         raise RunError(f"{directory} is not the directory of a run: there is no {CONFIG} in it")
     raw = config_file.read(file)
     if "controller" not in raw:
         raise RunError(f"{directory} is not the directory of a population: its {CONFIG} has no controller")
+    refuse_changed_sources(Path(directory), file)
     return config_lib.load(file)
 
 

@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import optax
 from annotated_types import Ge
 
+from meta_train.config.checks import default_registries
 from meta_train.config.registry import Spec, option_parameters
 from meta_train.population.base import Member, Trainer
 from meta_train.population.traced_optimizers import numbers_of, others_of, searched_optimizer
 from meta_train.run.experiment import build_family
-from tasks import TASKS, check_family, expand
+from tasks import check_family, expand
 
 FLOOR = 1e-8  # under the logarithm
 
@@ -80,7 +81,7 @@ def supervised(
         hypers=numbers_of(optimizer["name"]),
         static=(
             *others_of(optimizer["name"]),
-            *(option.name for option in option_parameters(TASKS[task["name"]])),
+            *(option.name for option in option_parameters(default_registries().tasks[task["name"]])),
             *(option.name for option in option_parameters(supervised)),
         ),
         test=test,

@@ -56,4 +56,9 @@ def searched_optimizer(
     fixed |= dict.fromkeys(mine, PLACEHOLDER)
     factory = known[spec["name"]]
     factory(num_steps, **fixed)  # what optax itself refuses comes out here
-    return lambda hypers: factory(num_steps, **(fixed | {key: hypers[key] for key in mine}))
+
+    def make(hypers):
+        made = factory(num_steps, **(fixed | {key: hypers[key] for key in mine}))
+        return optax.with_extra_args_support(made)
+
+    return make

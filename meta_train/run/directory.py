@@ -1,6 +1,7 @@
 """The directory of a run: what lies where, who may write there, and how a trained theta comes back.
 
 config.yaml      the resolved config
+sources/         those of what it names from outside of this project, see `meta_train.run.provenance`
 checkpoints/     the whole outer state, newest few
 best/            theta of the best held-out score
 metrics.jsonl    one row a line
@@ -21,10 +22,12 @@ from meta_train.checkpoint.checkpoints import Checkpoints
 from meta_train.config import file as config_file
 from meta_train.config import load as config_lib
 from meta_train.config.load import RunConfig
+from meta_train.config.places import portable
 from meta_train.config.registry import as_json
 from meta_train.errors import CheckpointError, RunError, first_difference, show
 from meta_train.parallel import hosts
 from meta_train.run.experiment import Experiment, assemble
+from meta_train.run.provenance import SOURCES, record, refuse_changed_sources
 
 CONFIG, METRICS, CHECKPOINTS, BEST, LOCK = "config.yaml", "metrics.jsonl", "checkpoints", "best", ".lock"
 # What may differ when a run is resumed: it does not change what is computed.
@@ -41,7 +44,7 @@ def prepare(directory: Path, config: RunConfig, resume: bool, held: contextlib.E
     return prepare_as(
         directory,
         config_lib.resolved(config),
-        lambda file: config_lib.resolved(config_lib.load(file)),
+        lambda file: config_lib.resolved(load_config(file.parent)),
         resume,
         held,
     )
@@ -64,6 +67,7 @@ def prepare_as(
             directory.mkdir(parents=True, exist_ok=True)
             held.enter_context(locked(directory / LOCK))
         if not file.exists():
+            record(directory, resolved)
             write_file(file, config_file.dump(resolved))
             return directory
     except Busy as holder:
@@ -81,7 +85,7 @@ def prepare_as(
 
 def _is_left_over(path: Path) -> bool:
     """Whether a run that was killed before it had a config left this (earlier versions: `config.tmp`)."""
-    return path.name in (LOCK, "config.tmp") or is_litter(path)
+    return path.name in (LOCK, SOURCES, "config.tmp") or is_litter(path)
 
 
 def _refuse_other(there: dict, here: dict, directory: Path) -> None:
@@ -92,8 +96,12 @@ def _refuse_other(there: dict, here: dict, directory: Path) -> None:
 
 
 def difference(there: dict, here: dict) -> tuple[str, str, str] | None:
-    """The first key whose value differs, and both values; keys that a resumed run may change do not count."""
-    old, new = ({k: v for k, v in one.items() if k not in FREE} for one in (there, here))
+    """The first key whose value differs, and both values.
+
+    Keys that a resumed run may change do not count, nor does where a file lies whose factory is named: its
+    content is compared by `refuse_changed_sources`.
+    """
+    old, new = (portable({k: v for k, v in one.items() if k not in FREE}) for one in (there, here))
     if old == new:
         return None
     path, a, b = first_difference(old, new)
@@ -114,11 +122,12 @@ def load_config(directory: Path) -> RunConfig:
     """The config of a run.
 
     Raises:
-      RunError: not the directory of a run.
+      RunError: not the directory of a run, or the source of something that its config names has changed.
       ConfigError: its config is not one that this version can read.
     """
     if not (Path(directory) / CONFIG).is_file():
         raise RunError(f"{directory} is not the directory of a run: there is no {CONFIG} in it")
+    refuse_changed_sources(Path(directory), Path(directory) / CONFIG)
     return config_lib.load(Path(directory) / CONFIG)
 
 

@@ -14,9 +14,11 @@ from learned_opt import LEARNED_OPTIMIZERS, ArtefactError, LearnedOptimizer
 from learned_opt.artefact.format import fit_theta
 from learned_opt.artefact.load import packaged_like
 from learned_opt.artefact.load import read as read_artefact
+from meta_train.config.checks import default_registries
 from meta_train.config.load import RunConfig
 from meta_train.config.outer_optimizer import outer_optimizer
-from meta_train.config.registry import Spec, build
+from meta_train.config.places import last, short
+from meta_train.config.registry import Factory, Spec, build
 from meta_train.config.schema import TrainingTask
 from meta_train.core import combine
 from meta_train.core.outer import OuterStep, make_outer_step
@@ -24,11 +26,11 @@ from meta_train.core.rotation import Rotation, make_mixture_step
 from meta_train.core.stream import Stream, buffer_at, stream
 from meta_train.core.system import UnrolledSystem
 from meta_train.errors import ConfigError, Problem
-from meta_train.estimators import ESTIMATORS, GradientEstimator
+from meta_train.estimators import GradientEstimator
 from meta_train.inner import Objective, inner_training
 from meta_train.parallel import hosts
 from meta_train.run.shapes import check_gradient, check_memory, check_system
-from tasks import AUGMENTATIONS, TASKS, TaskFamily, check_family, make, name_of
+from tasks import TaskFamily, check_family, make, name_of
 from tasks.data import datasets
 from tasks.rings import HELD_OUT
 
@@ -86,7 +88,7 @@ def assemble(config: RunConfig, *, trace: bool = True) -> Experiment:
             family, streams[label] = _refuse(f"tasks.{i}", streamed, config, task, family)
         _refuse(f"tasks.{i}", check_family, family)
         system = _refuse("inner", inner_system, config, family, lopt)
-        estimator = build(ESTIMATORS, config.estimator, system, where="estimator")
+        estimator = build(default_registries().estimators, config.estimator, system, where="estimator")
         families[label] = family
         _refuse("estimator", check_memory, estimator, lopt)
         if trace:
@@ -126,12 +128,14 @@ def learned_optimizer(config: RunConfig) -> LearnedOptimizer:
     Raises:
       ConfigError: an option that the factory refuses; no artefact, or one of another optimizer.
     """
-    lopt = build(LEARNED_OPTIMIZERS, config.learned_optimizer, where="learned_optimizer")
+    lopt = build(
+        default_registries().learned_optimizers, config.learned_optimizer, where="learned_optimizer"
+    )
     if config.init_from is None:
         return lopt
-    name = config.learned_optimizer["name"]
+    name = short(config.learned_optimizer["name"])
     try:
-        found = read_artefact(config.init_from)
+        found = read_artefact(config.init_from, architecture=own_architecture(config))
         if found.name != name:
             raise ArtefactError(f"must be an artefact of {name}, got one of {found.name}")
         theta = fit_theta(lopt, found.theta, "theta")
@@ -144,6 +148,12 @@ def learned_optimizer(config: RunConfig) -> LearnedOptimizer:
         )
         raise ConfigError([problem]) from error
     return lopt._replace(init=lambda key: jax.tree.map(jnp.asarray, theta))
+
+
+def own_architecture(config: RunConfig) -> Factory | None:
+    """The factory of a learned optimizer that is not of this project; None for one that is."""
+    name = config.learned_optimizer["name"]
+    return None if name in LEARNED_OPTIMIZERS else default_registries().learned_optimizers[name]
 
 
 def initial_theta(config: RunConfig, init: Any) -> Any:
@@ -240,7 +250,7 @@ def selection_families(config: RunConfig) -> dict[str, TaskFamily]:
 def _families(specs: Sequence[Spec], where: str) -> dict[str, TaskFamily]:
     families = {}
     for i, spec in enumerate(specs):
-        name = name_of(spec, spec["name"])
+        name = spec.get("label") or name_of(spec, last(spec["name"]))
         name = name if name not in families else f"{name}_{i}"
         families[name] = build_family(spec, f"{where}.{i}")
     return families
@@ -252,11 +262,12 @@ def build_family(spec: Spec, where: str) -> TaskFamily:
     Raises:
       ConfigError: an option that a factory refuses.
     """
-    options = copy.copy(spec)
+    options, known = copy.copy(spec), default_registries()
     augmentations = options.pop("augment", ())
-    family = build(TASKS, options, where=where)
+    options.pop("label", None)
+    family = build(known.tasks, options, where=where)
     for j, augmentation in enumerate(augmentations):
-        family = build(AUGMENTATIONS, augmentation, family, where=f"{where}.augment.{j}")
+        family = build(known.augmentations, augmentation, family, where=f"{where}.augment.{j}")
     return family
 
 

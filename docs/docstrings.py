@@ -4,16 +4,14 @@ import re
 
 import griffe
 
-SECTIONS = {"Args", "Attributes", "Returns", "Raises", "Warns", "Example", "Examples", "Yields"}
-PARAGRAPH = re.compile(r"^([A-Z][A-Za-z ]{2,24}): (\S.*(?:\n[ ]{2,}\S.*)*)", re.MULTILINE)
+NAMES = "Bias|Variance|Cost|Needs|Reduces to|State|Inputs|Outputs|Source|Differs from [A-Za-z ]+"
+PARAGRAPH = re.compile(rf"^({NAMES}): (\S.*(?:\n[ ]{{2,}}\S.*)*)", re.MULTILINE)
 
 
 def listed(text: str) -> str:
-    """A docstring whose one-line sections that the Google style does not know are bullets."""
+    """A docstring whose paragraphs of these names are bullets."""
 
     def bullet(found):
-        if found[1] in SECTIONS:
-            return found[0]
         return f"\n* **{found[1]}**: " + re.sub(r"\n\s+", "\n  ", found[2])
 
     return PARAGRAPH.sub(bullet, text)

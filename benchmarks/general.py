@@ -1,53 +1,58 @@
-"""Writes the artefact `pretrained:general` again, from the numbers that were chosen for it.
+"""Writes the artefact `pretrained:general` again, from the numbers that were found for it.
 
-    python benchmarks/general.py DIRECTORY
+    python -m benchmarks.general DIRECTORY [--log runs/search_1/log.jsonl]
 
-It is the `spectral` architecture with three numbers that differ from its initialisation, all chosen by
-direct search over whole trainings on proxies of `benchmarks/spectral.py`: the level of the rate, how it falls
-with the number of steps, and how much a tensor's rate rises where its successive gradients agree.
+It is the `spectral` architecture with the 19 numbers of `benchmarks/general_numbers.json`, which
+`benchmarks/search.py` found. With `--log`, the last numbers of a search are taken, and written there first.
 """
 
+import argparse
 import json
-import sys
 from pathlib import Path
 
 import jax
 import numpy as np
 
 import learned_opt
-from benchmarks.spectral import PROXIES
-from learned_opt.architectures.learned_rate import GROUPS
+from benchmarks.search import DECAY, NUMBERS, RATE, SPECS, theta_of
 from learned_opt.artefact.card import PLACEHOLDER
 from learned_opt.artefact.format import CARD
 
-LEVEL = 0.03
-HORIZON_POWER = 0.4  # the rate is proportional to T to the power of minus this
-COSINE = 4.0  # log rate per unit of the cosine between a tensor's gradient and its momentum
-EVALUATION = Path(__file__).parents[1] / "docs" / "pretrained" / "general.json"
+HERE = Path(__file__).parent
+FOUND = HERE / "general_numbers.json"
+EVALUATION = HERE.parent / "docs" / "pretrained" / "general.json"
+LEVELS = ("level", "log_decay")  # of rate and weight decay: they become options, so that both can be replaced
 
 
-def theta() -> dict[str, dict[str, np.ndarray]]:
-    """The meta-parameters."""
-    found = jax.tree.map(np.array, learned_opt.spectral().init(jax.random.key(0)))
-    for group in GROUPS:
-        found["schedule"][group][-1] = -HORIZON_POWER
-        found["signals"][group][1] = COSINE
-    return found
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("directory")
+    parser.add_argument("--log", type=Path, help="take the last numbers of this search")
+    args = parser.parse_args()
+    if args.log:
+        last = json.loads(args.log.read_text().splitlines()[-1])
+        FOUND.write_text(json.dumps(last["mean"], indent=1) + "\n")
+    write(args.directory, json.loads(FOUND.read_text()))
 
 
-def main(directory: str) -> None:
+def write(directory: str, numbers: dict[str, float]) -> None:
+    """Writes the artefact that the numbers, by their names in NUMBERS, stand for."""
+    within = {**numbers, **dict.fromkeys(LEVELS, 0.0)}
     learned_opt.save(
         directory,
         name="spectral",
-        options={"learning_rate": LEVEL},
-        theta=theta(),
+        options={
+            "learning_rate": round(RATE * float(np.exp(numbers["level"])), 6),
+            "weight_decay": round(DECAY * float(np.exp(numbers["log_decay"])), 6),
+        },
+        theta=jax.tree.map(np.asarray, theta_of(np.array([within[name] for name in NUMBERS], np.float32))),
         horizon=(200, 1000),
         parameters=320_000,
         provenance={
             "made_by": "benchmarks/general.py",
-            "method": "direct search over three numbers by whole trainings on proxies; no outer gradient",
+            "method": "CMA-ES over 19 numbers by whole trainings (benchmarks/search.py); no outer gradient",
         },
-        config={"tasks": [{"label": label, **spec} for label, spec in PROXIES.items()], "seed": 0},
+        config={"tasks": [{"label": label, **spec} for label, spec in SPECS.items()], "seed": 1},
         evaluation=json.loads(EVALUATION.read_text()),
     )
     card = Path(directory) / CARD
@@ -55,4 +60,4 @@ def main(directory: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main()

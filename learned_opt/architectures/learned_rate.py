@@ -1,7 +1,7 @@
 """The rate of the `spectral` optimizer: a schedule that is learned, and signals of the gradients' noise."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,31 +16,82 @@ from learned_opt.architectures.features import (
 
 WARMUP = 0.05  # of the training
 USUAL = 500  # steps of a training, at which the input log T is 0
+WIDTH = 32  # of a matrix, at which the input log width is 0
+MEAN = 0.95  # decay of the running means of signals
 TIMES = len(TIMESCALES) + len(FRACTIONS) + 1
-SIGNALS = 4
-GROUPS = ("matrices", "vectors")
+SIGNALS = 6
+GROUPS = ("matrices", "kernels", "vectors")
+
+
+class Signals(NamedTuple):
+    """What is kept of the gradients of M tensors, each f32[M].
+
+    Attributes:
+      square: running mean of the squared norm of the gradient.
+      cosine: running mean of the cosine between a gradient and the momentum before it.
+      agreement: that cosine, integrated over the fraction of the training that is done.
+    """
+
+    square: jax.Array
+    cosine: jax.Array
+    agreement: jax.Array
+
+
+def init_signals(count: int) -> Signals:
+    """Zeros for `count` tensors."""
+    return Signals(*(jnp.zeros([count]) for _ in Signals._fields))
+
+
+def observed(signals: Signals, squares: jax.Array, cosines: jax.Array, num_steps: Any) -> Signals:
+    """The signals after one more gradient of each tensor.
+
+    Args:
+      signals: those before it.
+      squares: f32[M], squared norms of the gradients.
+      cosines: f32[M], cosines between the gradients and the momenta before them.
+      num_steps: T, or None where the horizon is not known; then nothing is integrated.
+    """
+    agreement = signals.agreement if num_steps is None else signals.agreement + cosines / num_steps
+    return Signals(
+        MEAN * signals.square + (1 - MEAN) * squares,
+        MEAN * signals.cosine + (1 - MEAN) * cosines,
+        agreement,
+    )
+
+
+def group_of(shape: Sequence[int], vector: bool) -> int:
+    """The index in GROUPS of a tensor: kernels are those of rank 3 and higher."""
+    return 2 if vector else int(len(shape) > 2)
 
 
 def learned_rates(
-    theta: Any, vectors: jax.Array, signals: jax.Array, count: jax.Array, num_steps: Any, limit: float
+    theta: Any, groups: Any, widths: Any, signals: jax.Array, count: jax.Array, num_steps: Any, limit: float
 ) -> jax.Array:
     """f32[M]: of each tensor, warm-up and cosine times the exponential of what is learned.
 
     Args:
-      theta: its `schedule` and `signals` have weights for each of GROUPS.
-      vectors: bool[M], which tensors are vectors; all others are matrices.
+      theta: its `schedule` and `signals` have weights for each of GROUPS, its `width` is one weight.
+      groups: i32[M], the index in GROUPS of each tensor.
+      widths: f32[M], log(width / WIDTH) of each matrix or kernel, 0 for vectors; the width is the smaller
+        one of its two sides.
       signals: of `noise_signals`.
       count: i32[], updates before this one.
       num_steps: T.
       limit: the learned logarithm is clipped to this and its negative.
     """
-    log_t = jnp.log(jnp.asarray(num_steps, jnp.float32) / USUAL)[None]
-    times = jnp.concatenate([time_embedding(count), fraction_embedding(count, num_steps), log_t])
-    learned = {
-        group: theta["schedule"][group] @ times + signals @ theta["signals"][group] for group in GROUPS
-    }
-    learned = jnp.where(vectors, learned["vectors"], learned["matrices"])
+    times = jnp.concatenate(
+        [time_embedding(count), fraction_embedding(count, num_steps), log_steps(num_steps)[None]]
+    )
+    learned = jnp.stack(
+        [theta["schedule"][group] @ times + signals @ theta["signals"][group] for group in GROUPS]
+    )
+    learned = learned[jnp.asarray(groups), jnp.arange(len(signals))] + theta["width"] * jnp.asarray(widths)
     return warmup_cosine(count, num_steps) * jnp.exp(jnp.clip(learned, -limit, limit))
+
+
+def log_steps(num_steps: Any) -> jax.Array:
+    """f32[]: log(T / USUAL)."""
+    return jnp.log(jnp.asarray(num_steps, jnp.float32) / USUAL)
 
 
 def warmup_cosine(count: Any, num_steps: Any) -> jax.Array:
@@ -55,17 +106,20 @@ def warmup_cosine(count: Any, num_steps: Any) -> jax.Array:
     return jnp.minimum((count + 1) / rise, 1.0) * 0.5 * (1 + jnp.cos(jnp.pi * done))
 
 
-def noise_signals(tensors: Sequence[Tensor], means: jax.Array) -> jax.Array:
-    """f32[M, 4]: two signals of each tensor's noise, and the means of both over all tensors.
+def noise_signals(tensors: Sequence[Tensor], seen: Signals) -> jax.Array:
+    """f32[M, 6]: three signals of each tensor's gradients, and the means of the three over all tensors.
 
     The first is 1 plus the logarithm of the momentum's norm over the gradients' root mean squared norm: 1
     where all gradients agree, -.8 where there is only noise. The second is the running mean of the cosine
-    between a gradient and the momentum before it, which is negative where steps overshoot.
+    between a gradient and the momentum before it, which is negative where steps overshoot. The third is that
+    cosine integrated over the training so far: multiplied by a positive weight, it moves the rate until
+    successive gradients agree as much as the schedule wants.
 
     Args:
       tensors: their first momentum is used.
-      means: f32[M, 2], running means of the gradients' squared norms and of the cosines, with its decay.
+      seen: of the same tensors.
     """
     momenta = jnp.stack([jnp.sum(jnp.square(t.acc.momentum[..., 0])) for t in tensors])
-    own = jnp.stack([1 + 0.5 * jnp.log((momenta + 1e-20) / (means[:, 0] + 1e-20)), means[:, 1]], -1)
+    certainty = 1 + 0.5 * jnp.log((momenta + 1e-20) / (seen.square + 1e-20))
+    own = jnp.stack([certainty, seen.cosine, seen.agreement], -1)
     return jnp.concatenate([own, jnp.broadcast_to(jnp.mean(own, 0), own.shape)], -1)

@@ -1,5 +1,6 @@
 """The spectral optimizer: Muon and Adam with a learned schedule; its step sizes transfer over width."""
 
+import math
 from functools import partial
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -20,8 +21,14 @@ from learned_opt.architectures.learned_rate import (
     GROUPS,
     SIGNALS,
     TIMES,
+    WIDTH,
+    Signals,
+    group_of,
+    init_signals,
     learned_rates,
+    log_steps,
     noise_signals,
+    observed,
 )
 from learned_opt.architectures.network import dense, dummy_tensor, fan_in, per_parameter_mlp, tree_like
 from learned_opt.architectures.options import checked, path_matcher
@@ -37,7 +44,8 @@ from learned_opt.architectures.transformation import transformation
 from learned_opt.base import LearnedOptimizer
 
 EMBEDDINGS = r"embed|position|\bw[tp]e\b"
-MOMENTUM, FAST, RMS = 0.95, 0.7, 0.99  # decays
+MOMENTUM, FAST, RMS, OUTPUTS = 0.95, 0.7, 0.99, 0.95  # decays
+DECAYS = 6.0  # the learned logarithm of the weight decay is clipped to this and its negative
 INPUTS = ("grad", "momentum", "rms_grad", "adam", "param")
 
 
@@ -49,14 +57,13 @@ class SpectralState(NamedTuple):
       acc: for each leaf of the parameters, its Accumulators; those that nothing reads are None.
       outputs: for each leaf, the running mean square of each output's orthogonalised steps, f32[outputs];
         None where it is not kept.
-      signals: f32[M, 2], for each of M leaves running means of the squared norm of its gradient, and of
-        the cosine between its gradient and the momentum before it.
+      signals: what is kept of the gradients of each leaf, see `learned_rate.Signals`.
     """
 
     count: jax.Array
     acc: Any
     outputs: Any
-    signals: jax.Array
+    signals: Signals
 
 
 @checked
@@ -75,25 +82,28 @@ def spectral(
 ) -> LearnedOptimizer:
     """Muon and AdamW with a learned schedule, at step sizes that transfer over width.
 
-    `matrices: p <- p - r (sqrt(max(1, outputs / inputs)) O + weight_decay p)`
-    `vectors:  p <- p - r (vector_rate A + weight_decay p)`
-    `r = learning_rate * base(t / T) * exp(clip(w @ times + u @ signals))`
+    `matrices: p <- p - r (sqrt(max(1, outputs / inputs)) O + decay p)`
+    `vectors:  p <- p - r (vector_rate A + decay p)`
+    `r = learning_rate * base(t / T) * exp(clip(w @ times + u @ signals + v log(width / 32)))`
 
-    O is the orthogonalised Nesterov momentum (.95) of a matrix, as in Muon; the last axis of a tensor is its
+    O is the orthogonalised Nesterov momentum of a matrix, as in Muon; the last axis of a tensor is its
     outputs, all others together are its inputs, those of a kernel too. Where there are more outputs than
     inputs, O's columns are equalised: each is divided by the root of its running mean square (.95), as in
-    NorMuon. A is Adam's bias-corrected direction
-    (.95, .99). The factor sqrt(max(1, outputs / inputs)) makes a step change the layer's output by as much
-    at any width, so that one learning rate serves networks of all sizes. base rises over the first 5 % of
-    the training and falls along a cosine to 0 at its end. At initialisation w = u = 0: the optimizer is
-    NorMuon with AdamW.
-    What is learned is a schedule for the matrices and one for everything else, each linear in the time t (11
-    scales), t / T (9 fractions) and log T, and linear in signals of the noise that a tensor's gradients have
-    (`noise_signals`), its own and the mean over all tensors; it is clipped, and always ends at 0.
+    NorMuon. A is Adam's bias-corrected direction (the decay of its squares is .99). The factor
+    sqrt(max(1, outputs / inputs)) makes a step change the layer's output by as much at any width, so that
+    one learning rate serves networks of all sizes. base rises over the first 5 % of the training and falls
+    along a cosine to 0 at its end. At initialisation everything learned is 0: the optimizer is NorMuon with
+    AdamW, momentum .95, decay `weight_decay`.
+    What is learned, for matrices, for kernels (rank 3 and higher) and for everything else: a schedule that is
+    linear in the time t (11 scales), t / T (9 fractions) and log T, and a rate that follows signals of the
+    tensor's gradients (`noise_signals`), its own and the means over all tensors. It is clipped, and always
+    ends at 0. Besides, the momentum, a factor on the weight decay, and how the rate depends on the width of a
+    matrix and the weight decay on log T.
     With `hidden`, an MLP of that width gives each parameter a correction to the momentum before it is
     orthogonalised, and to A, whose size it leaves as it was: the network chooses a direction, never a size.
-    theta (50 meta-parameters at the defaults): `schedule.{matrices,vectors}` f32[21],
-    `signals.{matrices,vectors}` f32[4]; with `hidden`, `nn/~/{w,b}{0,1}`.
+    theta (85 meta-parameters at the defaults): `schedule.{matrices,kernels,vectors}` f32[21],
+    `signals.{matrices,kernels,vectors}` f32[6], `width` and `momentum` f32[], `weight_decay` f32[2]; with
+    `hidden`, `nn/~/{w,b}{0,1}`.
 
     Args:
       learning_rate: r at its peak, at initialisation; > 0.
@@ -112,10 +122,10 @@ def spectral(
       The learned optimizer; it does not look at the loss. State: 4 bytes a parameter for matrices, 8 for
       others; with a network 12 for all.
 
-    Inputs: the time t, t / T and log T, and two signals of the noise of each tensor's gradients; with a
+    Inputs: the time t, t / T and log T, the width, and three signals of each tensor's gradients; with a
     network, for each parameter, gradient, momenta (.95 and .7), these over Adam's root, and the parameter,
     each of RMS 1 over its tensor.
-    Outputs: two schedules, and with `hidden` a direction for each parameter.
+    Outputs: three schedules, and with `hidden` a direction for each parameter.
     Source: this project, from Muon (Jordan et al. 2024). Differs from it in: the factor of the step (Muon's
     authors have sqrt(max(1, rows / columns)), for weights that are applied from the left, as here), a lower
     momentum and squares for vectors, and everything learned.
@@ -134,31 +144,37 @@ def spectral(
         theta: dict[str, Any] = {
             "schedule": {group: jnp.zeros(TIMES) for group in GROUPS},
             "signals": {group: jnp.zeros(SIGNALS) for group in GROUPS},
+            **{name: jnp.zeros([]) for name in ("width", "momentum")},
+            "weight_decay": jnp.zeros(2),
         }
         if hidden:
             theta["nn"] = net.init(key, [dummy_tensor(rule.decays("matrix"))], jnp.zeros([1, SIGNALS]))
         return theta
 
     def build(theta, num_steps=None):
+        horizon = None if constant else num_steps
+        momentum = jax.nn.sigmoid(math.log(MOMENTUM / (1 - MOMENTUM)) + theta["momentum"])
+
         def update(grads, state, params, value):
             del value
             which = kinds(params, embeddings)
-            tensors, state = _observe(grads, state, params, [rule.decays(kind) for kind in which])
+            decays = [rule.decays(kind, momentum) for kind in which]
+            tensors, state = _observe(grads, state, params, decays, horizon)
             signals = noise_signals(tensors, state.signals)
-            rates = jnp.full(len(tensors), learning_rate)
+            rates, decay = jnp.full(len(tensors), learning_rate), weight_decay
             if not constant:
-                vectors = jnp.array([kind == "vector" for kind in which])
+                groups, widths = _groups_and_widths(tensors, which)
                 rates = learning_rate * learned_rates(
-                    theta, vectors, signals, state.count - 1, num_steps, limit
+                    theta, groups, widths, signals, state.count - 1, num_steps, limit
                 )
-            found = _before_orthogonalisation(rule, tensors, which, state.count)
+                log_decay = theta["weight_decay"] @ jnp.stack([jnp.ones([]), log_steps(num_steps)])
+                decay = weight_decay * jnp.exp(jnp.clip(log_decay, -DECAYS, DECAYS))
+            found = _before_orthogonalisation(rule, tensors, which, state.count, momentum)
             if hidden:
                 corrections = net.apply(theta["nn"], tensors, signals)
                 found = [corrected(d, o[..., 0]) for d, o in zip(found, corrections, strict=True)]
             found, outputs = _directions(rule, found, which, state.outputs)
-            steps = [
-                -rate * (d + weight_decay * t.param) for rate, d, t in zip(rates, found, tensors, strict=True)
-            ]
+            steps = [-rate * (d + decay * t.param) for rate, d, t in zip(rates, found, tensors, strict=True)]
             return tree_like(steps, params), state._replace(outputs=outputs)
 
         init_fn = partial(_init_state, rule=rule)
@@ -180,10 +196,10 @@ class _Rule(NamedTuple):
     def by_adam(self, kind: Kind) -> bool:
         return kind == "vector" or (kind == "embedding" and self.embedding_rate is not None)
 
-    def decays(self, kind: Kind) -> Decays:
+    def decays(self, kind: Kind, momentum: Any = MOMENTUM) -> Decays:
         if self.network:
-            return Decays((MOMENTUM, FAST), (RMS,))
-        return Decays((MOMENTUM,), (RMS,) if self.by_adam(kind) else ())
+            return Decays((momentum, FAST), (RMS,))
+        return Decays((momentum,), (RMS,) if self.by_adam(kind) else ())
 
     def equalises(self, kind: Kind, p: jax.Array) -> bool:
         """Those of a matrix with fewer outputs than inputs are equal already."""
@@ -198,15 +214,15 @@ def _init_state(params: Any, rule: _Rule) -> SpectralState:
         acc.append(init_accumulators(p, rule.decays(kind)))
         outputs.append(jnp.zeros(p.shape[-1:]) if rule.equalises(kind, p) else None)
     count = jnp.zeros([], jnp.int32)
-    return SpectralState(count, tree.unflatten(acc), tree.unflatten(outputs), jnp.zeros([len(leaves), 2]))
+    return SpectralState(count, tree.unflatten(acc), tree.unflatten(outputs), init_signals(len(leaves)))
 
 
-def _before_orthogonalisation(rule, tensors, which, count):
+def _before_orthogonalisation(rule, tensors, which, count, momentum):
     """Adam's direction, or the Nesterov momentum of a matrix."""
     return [
-        adam_direction(t, count, MOMENTUM, RMS)
+        adam_direction(t, count, momentum, RMS)
         if rule.by_adam(kind)
-        else MOMENTUM * t.acc.momentum[..., 0] + (1 - MOMENTUM) * t.grad
+        else momentum * t.acc.momentum[..., 0] + (1 - momentum) * t.grad
         for t, kind in zip(tensors, which, strict=True)
     ]
 
@@ -223,7 +239,7 @@ def _directions(rule, found, which, outputs):
             continue
         step = orthogonal[i]
         if squares[i] is not None:
-            squares[i] = MOMENTUM * squares[i] + (1 - MOMENTUM) * mean_square_of_outputs(step)
+            squares[i] = OUTPUTS * squares[i] + (1 - OUTPUTS) * mean_square_of_outputs(step)
             step = equalised(step, squares[i])
         steps.append(spectral_scale(step.shape) * step)
     return steps, tree.unflatten(squares)
@@ -236,23 +252,30 @@ def corrected(direction: jax.Array, correction: jax.Array) -> jax.Array:
     return turned * size / jnp.sqrt(jnp.mean(jnp.square(turned)) + 1e-30)
 
 
-def _observe(grads, state, params, decays):
+def _groups_and_widths(tensors, which):
+    """Of each tensor, its index in GROUPS and its input log(width / WIDTH)."""
+    shapes = [t.param.shape for t in tensors]
+    vectors = [kind == "vector" for kind in which]
+    groups = [group_of(shape, vector) for shape, vector in zip(shapes, vectors, strict=True)]
+    sides = [min(shape[-1], math.prod(shape[:-1])) for shape in shapes]
+    return groups, [0.0 if v else math.log(side / WIDTH) for v, side in zip(vectors, sides, strict=True)]
+
+
+def _observe(grads, state, params, decays, num_steps):
     """The tensors, and the state after the gradients."""
     leaves, tree = jax.tree.flatten(params)
-    tensors, accs, signals = [], [], []
+    tensors, accs, squares, cosines = [], [], [], []
     old_accs = tree.flatten_up_to(state.acc)
-    for g, p, old, d, seen in zip(
-        jax.tree.leaves(grads), leaves, old_accs, decays, state.signals, strict=True
-    ):
+    for g, p, old, d in zip(jax.tree.leaves(grads), leaves, old_accs, decays, strict=True):
         acc = accumulate(old, g, d)
         if g.size >= LARGE:
             acc = jax.lax.optimization_barrier(acc)  # else it is computed again by each of its readers
         g = jnp.atleast_1d(g)
         before, square = old.momentum[..., 0], jnp.sum(jnp.square(g))
         norms = jax.lax.rsqrt(square + 1e-30) * jax.lax.rsqrt(jnp.sum(jnp.square(before)) + 1e-30)
-        new = jnp.stack([square, jnp.sum(g * before) * norms])
-        signals.append(MOMENTUM * seen + (1 - MOMENTUM) * new)
+        squares.append(square)
+        cosines.append(jnp.sum(g * before) * norms)
         accs.append(acc)
         tensors.append(make_tensor(g, p, acc))
-    state = state._replace(count=state.count + 1, acc=tree.unflatten(accs), signals=jnp.stack(signals))
-    return tensors, state
+    signals = observed(state.signals, jnp.stack(squares), jnp.stack(cosines), num_steps)
+    return tensors, state._replace(count=state.count + 1, acc=tree.unflatten(accs), signals=signals)

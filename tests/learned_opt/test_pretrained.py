@@ -16,7 +16,7 @@ from learned_opt.artefact import load as artefact
 @pytest.fixture
 def packaged(tmp_path, monkeypatch):
     """A package with one optimizer in it, and a directory that is none."""
-    monkeypatch.setattr(artefact, "__file__", str(tmp_path / "artefact" / "load.py"))
+    monkeypatch.setattr(artefact, "_HOME", tmp_path / "pretrained")
     lopt = learned_opt.LEARNED_OPTIMIZERS["learnable_adam"]()
     theta = jax.device_get(lopt.init(jax.random.key(0)))
     learned_opt.save(

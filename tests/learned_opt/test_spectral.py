@@ -151,7 +151,7 @@ def test_the_network_turns_a_vectors_step_and_leaves_its_size():
     lopt = spectral(hidden=4, weight_decay=0.0)
     plain = lopt.init(jax.random.key(0))
     turned = jax.tree.map(lambda x: x + 0.5, plain)
-    turned["schedule"], turned["signals"] = plain["schedule"], plain["signals"]
+    turned = {**plain, "nn": turned["nn"]}
     p = {"b": params()["head"]["b"], "w": params()["head"]["w"]}
     grads = jax.tree.map(jnp.sin, p)
     without, with_network = (
@@ -175,7 +175,7 @@ def test_the_state_takes_at_most_sixteen_bytes_a_parameter_with_a_network_and_ei
 
 def test_noisy_gradients_can_lower_the_rate():
     th = theta()
-    th["signals"]["matrices"] = jnp.array([1.0, 0.0, 0.0, 0.0])
+    th["signals"]["matrices"] = jnp.zeros(6).at[0].set(1.0)
     lopt, p = spectral(weight_decay=0.0, limit=3.0), {"w": jnp.eye(8)}
     sizes = {}
     for name, grads in {"steady": [1.0] * 30, "noisy": [(-1.0) ** t for t in range(30)]}.items():
@@ -185,3 +185,73 @@ def test_noisy_gradients_can_lower_the_rate():
             updates, state = tx.update({"w": sign * jnp.cos(jnp.arange(64.0)).reshape(8, 8)}, state, p)
         sizes[name] = float(jnp.linalg.norm(updates["w"]))
     assert sizes["noisy"] < 0.5 * sizes["steady"]
+
+
+def size_of_last_step(th, gradients, p, num_steps=40):
+    """The norm of the step after these gradients of `{"w": p}`."""
+    tx = spectral(weight_decay=0.0).build(th, num_steps)
+    state = tx.init({"w": p})
+    for g in gradients:
+        updates, state = tx.update({"w": g}, state, {"w": p})
+    return float(jnp.linalg.norm(updates["w"]))
+
+
+def test_the_integral_of_agreement_lowers_the_rate_of_a_tensor_that_oscillates_for_long():
+    th, p = theta(), jnp.eye(8)
+    th["signals"]["matrices"] = jnp.zeros(6).at[2].set(4.0)
+    g = jnp.cos(jnp.arange(64.0)).reshape(8, 8)
+    for steps, ratio in ((10, 0.6), (20, 0.4)):  # exp(4 * steps / 40 * cosine), the cosine being about -1
+        turning = [(-1.0) ** t * g for t in range(steps)]
+        plain = size_of_last_step(theta(), turning, p)
+        assert size_of_last_step(th, turning, p) < ratio * plain
+        steady = [g] * steps
+        assert size_of_last_step(th, steady, p) > size_of_last_step(theta(), steady, p) / ratio
+
+
+@pytest.mark.parametrize(
+    ("shape", "group"), [((8, 8), "matrices"), ((3, 3, 4, 8), "kernels"), ((8,), "vectors"), ((8, 1), "vectors")]
+)
+def test_matrices_kernels_and_vectors_have_rates_of_their_own(shape, group):
+    g = jnp.cos(jnp.arange(np.prod(shape, dtype=float))).reshape(shape)
+    for other in ("matrices", "kernels", "vectors"):
+        th = theta()
+        th["signals"][other] = jnp.zeros(6).at[0].set(0.5)
+        differs = size_of_last_step(th, [g, g], g) != size_of_last_step(theta(), [g, g], g)
+        assert differs == (other == group)
+
+
+def test_the_learned_width_moves_the_rate_of_wide_matrices_only():
+    th = theta()
+    th["width"] = jnp.float32(-0.5)
+    for width, factor in ((32, 1.0), (128, 0.5)):
+        g = jax.random.normal(jax.random.key(0), (width, 200))
+        found = size_of_last_step(th, [g], g) / size_of_last_step(theta(), [g], g)
+        np.testing.assert_allclose(found, factor, rtol=1e-5)
+
+
+def test_the_learned_momentum_is_the_one_that_is_used():
+    th, p = theta(), jnp.eye(8)
+    th["momentum"] = jnp.float32(-20.0)  # none
+    flips = [jnp.cos(jnp.arange(64.0)).reshape(8, 8), jnp.sin(jnp.arange(64.0)).reshape(8, 8)]
+    tx = spectral(weight_decay=0.0, equalise=False).build(th, 40)
+    state = tx.init({"w": p})
+    for g in flips:
+        updates, state = tx.update({"w": g}, state, {"w": p})
+    assert float(-jnp.sum(updates["w"] * flips[1]) / jnp.linalg.norm(updates["w"])) > 0
+    np.testing.assert_allclose(
+        updates["w"] / jnp.linalg.norm(updates["w"]), -orthogonalised([flips[1]])[0] / 8**0.5, atol=0.2
+    )
+    np.testing.assert_allclose(state.acc["w"].momentum[..., 0], flips[1], atol=1e-5)
+
+
+def test_the_learned_weight_decay_has_a_level_and_a_power_of_the_number_of_steps():
+    th = theta()
+    th["weight_decay"] = jnp.array([np.log(3.0), 1.0])
+    p, zero = {"w": jnp.ones((4, 4))}, {"w": jnp.zeros((4, 4))}
+    for num_steps, factor in ((500, 3.0), (1000, 6.0)):
+        step = [
+            spectral(weight_decay=0.1).build(meta, num_steps).update(zero, tx.init(p), p)[0]["w"]
+            for meta in (th, theta())
+            for tx in [spectral(weight_decay=0.1).build(meta, num_steps)]
+        ]
+        np.testing.assert_allclose(step[0], factor * step[1], rtol=1e-5)

@@ -212,6 +212,10 @@ class Logging(Section):
     """Outer steps between rows of metrics.jsonl; the host reads metrics at no other time."""
     wandb: WandB = WandB()
     """Weights & Biases, in addition to metrics.jsonl."""
+    tensorboard: TensorBoard = TensorBoard()
+    """TensorBoard, in addition to metrics.jsonl."""
+    trackio: Trackio = Trackio()
+    """trackio, in addition to metrics.jsonl."""
 
 
 class Mesh(Section):
@@ -220,10 +224,6 @@ class Mesh(Section):
     particles: Devices = "auto"
     """Devices that the particles are split over; divides `num_particles`. `auto` takes as many as there
     are and as divide it."""
-    tensorboard: TensorBoard = TensorBoard()
-    """TensorBoard, in addition to metrics.jsonl."""
-    trackio: Trackio = Trackio()
-    """trackio, in addition to metrics.jsonl."""
     deterministic: bool = False
     """The same gradients, bit by bit, on any number of devices; needs `runtime.particle_chunk`."""
 
@@ -235,9 +235,9 @@ class Runtime(Section):
     """Directory of jax's persistent compilation cache; null for none."""
     x64: bool = False
     """Double precision."""
-    particle_chunk: Size | None = None
-    """Particles that a device works on at a time, to save memory; divides those of one device; null for
-    all of them."""
+    particle_chunk: Size | Literal["auto"] | None = "auto"
+    """Particles that a device works on at a time; divides those of one device; null for all of them. `auto`
+    takes as many as a CPU's cache holds, and all of them on an accelerator."""
 
     @field_validator("compilation_cache")
     @classmethod

@@ -28,6 +28,7 @@ from meta_train.run.experiment import (
     build_family,
     inner_system,
     learned_optimizer,
+    particle_chunk,
     streamed,
 )
 from meta_train.run.shapes import check_gradient, check_system
@@ -90,10 +91,8 @@ def meta_training(
         return {"test_log_loss": tested(member.weights["ema"], data["test"])} if families["test"] else {}
 
     def split(num_devices: int) -> Trainer:
-        alone = num_devices == 1 and settings.runtime.particle_chunk is None
         apart = {
-            label: one if alone else _split_one(settings, label, one, num_devices)
-            for label, one in estimators.items()
+            label: _split_one(settings, label, one, num_devices, lopt) for label, one in estimators.items()
         }
         alike = 1 if settings.mesh.deterministic else num_devices  # every device scores all seeds
         fitness = score(families["selection"], stream=0, num_devices=alike)
@@ -171,13 +170,15 @@ def _all_numbers(estimator: GradientEstimator) -> GradientEstimator:
     return estimator._replace(estimate=estimate)
 
 
-def _split_one(settings, label, estimator, num_devices) -> GradientEstimator:
+def _split_one(settings, label, estimator, num_devices, lopt) -> GradientEstimator:
     if estimator.num_particles % num_devices:
         raise ValueError(
             f"mesh.particles must divide the {estimator.num_particles} particles of a member (task "
             f"{label!r}), got {num_devices}"
         )
-    chunk, deterministic = settings.runtime.particle_chunk, settings.mesh.deterministic
+    chunk, deterministic = particle_chunk(settings, estimator, lopt, num_devices), settings.mesh.deterministic
+    if num_devices == 1 and chunk is None:
+        return estimator
     return combine.on_axis(estimator, num_devices, chunk=chunk, deterministic=deterministic)
 
 

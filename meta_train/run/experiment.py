@@ -21,6 +21,7 @@ from meta_train.config.places import last, short
 from meta_train.config.registry import Factory, Spec, build
 from meta_train.config.schema import TrainingTask
 from meta_train.core import combine
+from meta_train.core.chunk import chunk_of
 from meta_train.core.outer import OuterStep, make_outer_step
 from meta_train.core.rotation import Rotation, make_mixture_step
 from meta_train.core.stream import Stream, buffer_at, stream
@@ -94,7 +95,7 @@ def assemble(config: RunConfig, *, trace: bool = True) -> Experiment:
         if trace:
             _refuse(f"tasks.{i}", check_system, system, lopt, family.data)
             _refuse("estimator", check_gradient, estimator, lopt, family.data)
-        estimators[label] = _refuse("runtime", split_over, config, estimator, mesh)
+        estimators[label] = _refuse("runtime", split_over, config, estimator, mesh, lopt)
         weights[label] = task.weight
     estimator = combine.average(estimators, weights=weights, scaling=config.loss_scaling)
     steps_per_call = call_length(config)
@@ -119,7 +120,8 @@ def devices_of(config: RunConfig) -> int:
     if config.mesh.particles != "auto":
         return config.mesh.particles
     rows, processes = config.estimator.get("num_particles", 1), jax.process_count()
-    return combine.widest(rows // (config.runtime.particle_chunk or 1), len(jax.devices()), processes)
+    chunk = config.runtime.particle_chunk
+    return combine.widest(rows // (chunk if isinstance(chunk, int) else 1), len(jax.devices()), processes)
 
 
 def learned_optimizer(config: RunConfig) -> LearnedOptimizer:
@@ -128,9 +130,7 @@ def learned_optimizer(config: RunConfig) -> LearnedOptimizer:
     Raises:
       ConfigError: an option that the factory refuses; no artefact, or one of another optimizer.
     """
-    lopt = build(
-        default_registries().learned_optimizers, config.learned_optimizer, where="learned_optimizer"
-    )
+    lopt = build(default_registries().learned_optimizers, config.learned_optimizer, where="learned_optimizer")
     if config.init_from is None:
         return lopt
     name = short(config.learned_optimizer["name"])
@@ -142,9 +142,9 @@ def learned_optimizer(config: RunConfig) -> LearnedOptimizer:
     except (ArtefactError, ImportError) as error:
         local = ":" not in config.init_from and not Path(config.init_from).exists()
         message = "there is no such directory; `meta-train export RUN` writes RUN/optimizer"
+        message += packaged_like(config.init_from)
         problem = (
             Problem("init_from", message, config.init_from) if local else Problem("init_from", str(error))
-        message += packaged_like(config.init_from)
         )
         raise ConfigError([problem]) from error
     return lopt._replace(init=lambda key: jax.tree.map(jnp.asarray, theta))
@@ -172,14 +172,24 @@ def rotation_of(config: RunConfig, weights: dict[str, float]) -> Rotation:
     return Rotation(tuple(weights), tuple(weights.values()), options.active, options.every, config.seed)
 
 
-def split_over(config: RunConfig, estimator: GradientEstimator, mesh: Mesh) -> GradientEstimator:
+def split_over(
+    config: RunConfig, estimator: GradientEstimator, mesh: Mesh, lopt: LearnedOptimizer
+) -> GradientEstimator:
     """The estimator on the devices of the mesh, as the config's `mesh` and `runtime` say (ValueError)."""
-    return combine.shard(
-        estimator,
-        mesh,
-        chunk=config.runtime.particle_chunk,
-        deterministic=config.mesh.deterministic,
-    )
+    chunk = particle_chunk(config, estimator, lopt, mesh.size)
+    return combine.shard(estimator, mesh, chunk=chunk, deterministic=config.mesh.deterministic)
+
+
+def particle_chunk(
+    config: RunConfig, estimator: GradientEstimator, lopt: LearnedOptimizer, num_devices: int
+) -> int | None:
+    """Particles that a device works on at a time; what `auto` gives depends on the number of devices, so
+    that `mesh.deterministic` needs a number."""
+    option = config.runtime.particle_chunk
+    if option == "auto" and config.mesh.deterministic:
+        return None
+    theta = jax.eval_shape(lopt.init, jax.random.key(0))
+    return chunk_of(option, estimator, theta, num_devices, jax.default_backend())
 
 
 def streamed(config: RunConfig, task: TrainingTask, family: TaskFamily) -> tuple[TaskFamily, Stream]:

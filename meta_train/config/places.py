@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from meta_train.config.own import is_file, split
+from tasks.data import paths
 
 # The key that a component, or a list of components, stands under -> the registry of its name.
 REGISTRY_AT = {
@@ -41,18 +42,18 @@ def registry_at(place: tuple[Any, ...]) -> str | None:
 
 
 def placed(raw: Any, directory: Path) -> Any:
-    """The config with the files in names relative to a directory as absolute paths."""
+    """The config with the files in names relative to a directory as absolute paths, data files included."""
 
     def absolute(name: str) -> str:
         where, attribute = split(name) or ("", "")
         return f"{os.path.abspath(directory / os.path.expanduser(where))}:{attribute}"
 
-    return _with_files(raw, absolute)
+    return _with_files(raw, absolute, lambda name: paths.absolute(name, directory))
 
 
 def portable(raw: Any) -> Any:
     """The config with the name alone of each file: what stays the same when a file is moved or published."""
-    return _with_files(raw, short)
+    return _with_files(raw, short, paths.short)
 
 
 def short(name: str) -> str:
@@ -65,12 +66,16 @@ def last(name: str) -> str:
     return name.rpartition(":")[2] or name
 
 
-def _with_files(raw: Any, change: Callable[[str], str], place: tuple[Any, ...] = ()) -> Any:
+def _with_files(
+    raw: Any, change: Callable[[str], str], change_data: Callable[[str], str], place: tuple[Any, ...] = ()
+) -> Any:
     if isinstance(raw, list):
-        return [_with_files(value, change, (*place, i)) for i, value in enumerate(raw)]
+        if place and place[-1] in paths.KEYS:
+            return [change_data(value) if isinstance(value, str) else value for value in raw]
+        return [_with_files(value, change, change_data, (*place, i)) for i, value in enumerate(raw)]
     if not isinstance(raw, dict):
         return raw
-    found = {key: _with_files(value, change, (*place, key)) for key, value in raw.items()}
+    found = {key: _with_files(value, change, change_data, (*place, key)) for key, value in raw.items()}
     name = raw.get("name")
     if registry_at(place) and isinstance(name, str) and is_file(name):
         found["name"] = change(name)

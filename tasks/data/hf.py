@@ -41,6 +41,29 @@ def read_table(argument: str) -> Table:
     return finish(np.stack(rows), y, classes, options, f"file {path}, {options.split}")
 
 
+def read_text(argument: str) -> tuple[bytes, str]:
+    """All texts of a column joined by newlines, and their source, from `PATH?options`.
+
+    The column is that of the option `input`; by default the first one that holds text.
+
+    Raises:
+      ValueError: no such file, split or column; a column that does not hold text.
+    """
+    import pyarrow as pa
+
+    path, options = parse(argument, "hf")
+    table = _read(path, options)
+    fields = [table.schema.field(name) for name in table.column_names]
+    texts = [f.name for f in fields if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
+    column = options.input or (texts[0] if texts else "")
+    if column not in texts:
+        raise ValueError(
+            f"texts: hf:{path} has no text column {column!r}, it has: {', '.join(table.column_names)}"
+        )
+    rows = (value for value in table[column].to_pylist() if value is not None)
+    return "\n".join(rows).encode(), f"file {path}, {options.split}, {column}"
+
+
 def _read(path: str, options: Options) -> Any:
     try:
         import pyarrow as pa

@@ -33,8 +33,8 @@ def load_text(name: str) -> Text:
     Names: pydoc (the reference documentation that comes with Python, 0.6 to 0.8 MB of English and
     code, which differs between Python versions: `source` says which and gives the sha256);
     markov:SEED (65,536 symbols from a random order-2 Markov chain over 16 symbols); file:PATH (the
-    bytes of a file); tfds:NAME?options (see `tasks.data.tfds`). Each with an
-    optional slice: "pydoc[:100000]".
+    bytes of a file); tfds:NAME?options (see `tasks.data.tfds`); hf:PATH?options (see
+    `tasks.data.hf`). Each with an optional slice: "pydoc[:100000]".
 
     Raises:
       ValueError: unknown name, impossible slice, file that cannot be read.
@@ -106,11 +106,15 @@ def _load(base: str) -> Text:
         from tasks.data import tfds as tfds_data
 
         text = _from_bytes(*tfds_data.read_text(argument))
+    elif kind == "hf" and argument:
+        from tasks.data import hf as hf_data
+
+        text = _from_bytes(*hf_data.read_text(argument))
     else:
-        near = difflib.get_close_matches(kind, ("pydoc", "markov", "file", "tfds"), n=1)
+        near = difflib.get_close_matches(kind, ("pydoc", "markov", "file", "tfds", "hf"), n=1)
         hint = f"; did you mean {near[0]}?" if near and near[0] != kind else ""
         raise ValueError(
-            f"texts: unknown text {base!r}{hint} (allowed: pydoc, markov:SEED, file:PATH, tfds:NAME)"
+            f"texts: unknown text {base!r}{hint} (allowed: pydoc, markov:SEED, file:PATH, tfds:NAME, hf:PATH)"
         )
     text.tokens.setflags(write=False)
     return text

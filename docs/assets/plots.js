@@ -21,12 +21,14 @@
       Object.assign(layout, { paper_bgcolor: "transparent", plot_bgcolor: "transparent", font: { color: ink } });
       for (const axis of Object.keys(layout).filter((key) => /^[xy]axis/.test(key)))
         Object.assign(layout[axis], { gridcolor: line, linecolor: line, zerolinecolor: line });
-      Plotly.newPlot(place, data, layout, { responsive: true, displaylogo: false })
+      layout.width = Math.max(place.clientWidth, 640); // a narrow page scrolls it
+      Plotly.newPlot(place, data, layout, { displayModeBar: false })
         .then(() => frames && Plotly.addFrames(place, frames));
     }
   };
   load(new URL("plotly.min.js", here).href)
     .then(() => Promise.all(places.map((place) => load(place.dataset.plot + ".js"))))
     .then(draw);
+  window.addEventListener("resize", () => window.Plotly && draw());
   new MutationObserver(draw).observe(document.body, { attributeFilter: ["data-md-color-scheme"] });
 })();

@@ -78,41 +78,6 @@ TASKS: dict[str, Callable[..., TaskFamily]] = {
     "variational_regression": variational_regression,
 }
 
-_DIGITS = {"datasets": ("digits[:300]",), "batch_size": 16}
-# A small instance for the contract tests, where the defaults are not small; a family without one is as it is.
-TINY: dict[str, dict[str, Any]] = {
-    "char_rnn": {"width": 8, "length": 4, "batch_size": 8},
-    "deep_linear": {"width": 4, "depth": 2},
-    "gaussian_mixture": {"batch_size": 16},
-    "gaussian_process": {"points": 8},
-    "image_autoencoder": {**_DIGITS, "hidden": (8,), "latent": 4},
-    "image_contrastive": {**_DIGITS, "hidden": (8,), "embedding": 4},
-    "image_conv": {**_DIGITS, "channels": (8, 8)},
-    "image_denoiser": {**_DIGITS, "hidden": (8,)},
-    "image_field": {"hidden": (8,)},
-    "image_mixer": {**_DIGITS, "patch": 4, "width": 8},
-    "image_mlp": {"datasets": ("digits[:300]", "teacher:1[:200]"), "hidden": (8,), "batch_size": 16},
-    "image_resnet": {**_DIGITS, "channels": (4,)},
-    "image_vae": {**_DIGITS, "hidden": (8,), "latent": 2},
-    "image_vit": {**_DIGITS, "width": 8},
-    "logistic_regression": {"features": 8},
-    "matrix_factorization": {"rows": 8, "columns": 8, "batch_size": 32},
-    "memory_rnn": {"width": 8, "length": 3},
-    "mlp_lm": {"hidden": (8,), "batch_size": 16},
-    "normalizing_flow": {"layers": 2, "hidden": (8,)},
-    "optimizer_in_loop": {"hidden": (4,), "steps": 5},
-    "pendulum_policy": {"hidden": (8,), "steps": 10},
-    "physics_informed": {"hidden": (8,)},
-    "quadratic": {"dim": 4, "rotated": True},
-    "skip_gram": {"embedding": 4, "batch_size": 64},
-    "sparse_regression": {"features": 16, "rows": 12},
-    "tabular_mlp": {"hidden": (8,)},
-    "teacher_mlp": {"features": 8, "hidden": (8,), "batch_size": 16, "label_noise": 0.1},
-    "transformer_lm": {"width": 8, "length": 4},
-}
-# Families whose loss does not depend on the key: there are no minibatches.
-NO_MINIBATCHES = {"classic_function", "gaussian_process", "quadratic", "sparse_regression"}
-
 
 def make(spec: Mapping[str, Any]) -> TaskFamily:
     """The family of a spec, {"name": a key of TASKS or NAMED, option: value, ..., "augment": [specs]}.

@@ -31,7 +31,6 @@ def reparameterise(
     The optimizer sees `inner`, whose initial values are divided and gradients multiplied by `scale`.
 
     Args:
-      family: what is augmented.
       level: one scale for all parameters, one for each tensor, or one for each number.
       low: least scale; scales are drawn log-uniformly per task.
       high: largest scale.
@@ -80,9 +79,6 @@ def reparameterise(
 def bfloat16(family: TaskFamily) -> TaskFamily:
     """Parameters, and so the network's matrices, in bfloat16; the loss is f32.
 
-    Args:
-      family: what is augmented.
-
     Returns:
       A family with the same cfg, whose params have dtype bfloat16.
     """
@@ -105,7 +101,6 @@ def average_batches(family: TaskFamily, *, count: PositiveInt = 4) -> TaskFamily
     """The mean loss of several minibatches: a larger batch for families without such an option.
 
     Args:
-      family: what is augmented.
       count: minibatches, each with a key of its own.
 
     Returns:
@@ -170,6 +165,13 @@ def _with_data(family: TaskFamily, name: str, entry: str, value: Any) -> TaskFam
     """Hands a number of the cfg to the family's minibatches, as one more entry of the data."""
     if not isinstance(family.data["train"], dict):
         raise ValueError(f"{name}: the family draws its own data, minibatches of a data set are needed")
+    return _with_number(
+        family, name, value, lambda loss, number: lambda p, key, data: loss(p, key, {**data, entry: number})
+    )
+
+
+def _with_number(family: TaskFamily, name: str, value: Any, change: Callable[..., Any]) -> TaskFamily:
+    """Adds a number to the cfg; the loss becomes `change(loss, number)`."""
 
     def sample(key):
         key_cfg, key_value = jax.random.split(key)
@@ -177,7 +179,7 @@ def _with_data(family: TaskFamily, name: str, entry: str, value: Any) -> TaskFam
 
     def task(cfg):
         inner = family.task(cfg["cfg"])
-        return Task(inner.init, lambda params, key, data: inner.loss(params, key, {**data, entry: cfg[name]}))
+        return Task(inner.init, change(inner.loss, cfg[name]))
 
     return family._replace(sample=sample, task=task)
 
@@ -188,23 +190,15 @@ def scale_loss(family: TaskFamily, *, factor: Range = (0.01, 100.0)) -> TaskFami
     The meta-objective sees the scaled loss too.
 
     Args:
-      family: what is augmented.
       factor: a number, or a range drawn from log-uniformly per task.
 
     Returns:
       A family whose cfg is {"cfg": the family's, "factor": f32[]}.
     """
     check_range("factor", factor)
-
-    def sample(key):
-        key_cfg, key_factor = jax.random.split(key)
-        return {"cfg": family.sample(key_cfg), "factor": sample_range(key_factor, factor)}
-
-    def task(cfg):
-        inner = family.task(cfg["cfg"])
-        return Task(inner.init, lambda params, key, data: cfg["factor"] * inner.loss(params, key, data))
-
-    return family._replace(sample=sample, task=task)
+    return _with_number(
+        family, "factor", factor, lambda loss, number: lambda p, key, data: number * loss(p, key, data)
+    )
 
 
 AUGMENTATIONS: dict[str, Callable[..., TaskFamily]] = {

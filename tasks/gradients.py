@@ -32,28 +32,34 @@ def _change_gradient(family: TaskFamily, change: Callable[[Any, jax.Array], Any]
     return family._replace(task=task)
 
 
+def _change_leaves(family: TaskFamily, change: Callable[[jax.Array, jax.Array], Any]) -> TaskFamily:
+    """The same with `change(leaf, key)`, in the dtype of the leaf."""
+
+    def all_leaves(grads, key):
+        leaves, tree = jax.tree.flatten(grads)
+        keys = jax.random.split(key, len(leaves))
+        return tree.unflatten([change(g, k).astype(g.dtype) for g, k in zip(leaves, keys, strict=True)])
+
+    return _change_gradient(family, all_leaves)
+
+
 def gradient_noise(family: TaskFamily, *, relative: Positive = 1.0) -> TaskFamily:
     """Gaussian noise on the gradient, in proportion to each tensor's own root mean square.
 
     The loss value is untouched.
 
     Args:
-      family: what is augmented.
       relative: standard deviation of the noise over the RMS of the tensor's gradient.
 
     Returns:
       A family with the same cfg. Its gradients can be taken in reverse mode only.
     """
 
-    def change(grads, key):
-        leaves, tree = jax.tree.flatten(grads)
-        noisy = []
-        for leaf, leaf_key in zip(leaves, jax.random.split(key, len(leaves)), strict=True):
-            rms = jnp.sqrt(jnp.mean(leaf.astype(jnp.float32) ** 2))
-            noisy.append(leaf + (relative * rms * normal(leaf_key, leaf.shape)).astype(leaf.dtype))
-        return jax.tree.unflatten(tree, noisy)
+    def change(leaf, key):
+        rms = jnp.sqrt(jnp.mean(leaf.astype(jnp.float32) ** 2))
+        return leaf + (relative * rms * normal(key, leaf.shape)).astype(leaf.dtype)
 
-    return _change_gradient(family, change)
+    return _change_leaves(family, change)
 
 
 def gradient_subsampling(
@@ -62,29 +68,21 @@ def gradient_subsampling(
     """Each gradient entry is dropped at random, and what is kept is divided by `keep`: unbiased.
 
     Args:
-      family: what is augmented.
       keep: probability that an entry is kept.
 
     Returns:
       A family with the same cfg. Its gradients can be taken in reverse mode only.
     """
 
-    def change(grads, key):
-        leaves, tree = jax.tree.flatten(grads)
-        kept = []
-        for leaf, leaf_key in zip(leaves, jax.random.split(key, len(leaves)), strict=True):
-            mask = jax.random.bernoulli(leaf_key, keep, (leaf.size,)).reshape(leaf.shape)
-            kept.append(jnp.where(mask, leaf / keep, 0).astype(leaf.dtype))
-        return jax.tree.unflatten(tree, kept)
+    def change(leaf, key):
+        kept = jax.random.bernoulli(key, keep, (leaf.size,)).reshape(leaf.shape)
+        return jnp.where(kept, leaf / keep, 0)
 
-    return _change_gradient(family, change)
+    return _change_leaves(family, change)
 
 
 def normalised_gradient(family: TaskFamily) -> TaskFamily:
     """Gradients divided by their global norm, so that only their direction is left.
-
-    Args:
-      family: what is augmented.
 
     Returns:
       A family with the same cfg. Its gradients can be taken in reverse mode only.
@@ -108,7 +106,6 @@ def delayed_gradient(
     meta-training (`meta_train.inner`) only: an evaluation trains without delay.
 
     Args:
-      family: what is augmented.
       least: fewest steps.
       most: most steps.
 

@@ -37,6 +37,4 @@ def char_rnn(
         h = networks.recurrent(embed(tokens, vocabulary, width), width, core)
         return networks.linear(h, vocabulary, "head")
 
-    return language_model(
-        network, texts=texts, batch_size=batch_size, length=length, initial_scale=initial_scale
-    )
+    return language_model(network, texts, batch_size, length, initial_scale)

@@ -1,6 +1,5 @@
 """Deep linear networks: linear maps, nonlinear dynamics."""
 
-import haiku as hk
 import jax
 import jax.numpy as jnp
 
@@ -40,7 +39,7 @@ def deep_linear(
             x = networks.linear(x, width, f"linear_{i}", with_bias=False)
         return x
 
-    net = hk.without_apply_rng(hk.transform(network))
+    init, apply = networks.pure(network, 1, width)
 
     def sample(key):
         key_condition, key_scale = jax.random.split(key)
@@ -53,8 +52,8 @@ def deep_linear(
     def task(cfg):
         def loss(params, key, data):
             x = normal(key, (batch_size, width))
-            return jnp.mean((net.apply(params, x) - cfg["singular"] * x) ** 2)
+            return jnp.mean((apply(params, x) - cfg["singular"] * x) ** 2)
 
-        return Task(lambda key: scaled(net.init(key, jnp.zeros((1, width), jnp.float32)), cfg["scale"]), loss)
+        return Task(lambda key: scaled(init(key), cfg["scale"]), loss)
 
     return TaskFamily(sample, task, NO_DATA)

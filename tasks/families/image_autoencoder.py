@@ -40,5 +40,4 @@ def image_autoencoder(
         output = networks.mlp(code, hidden[::-1], x.shape[-1], activation, name="decoder")
         return jnp.mean((output - x) ** 2)
 
-    stack = datasets_lib.stack(datasets)
-    return supervised.modelled(loss, stack, batch_size=batch_size, initial_scale=initial_scale)
+    return supervised.modelled(loss, datasets_lib.stack(datasets), batch_size, initial_scale)

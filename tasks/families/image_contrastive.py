@@ -57,5 +57,4 @@ def image_contrastive(
         forth, back = networks.cross_entropy(similarity, labels), networks.cross_entropy(similarity.T, labels)
         return 0.5 * (forth + back)
 
-    stack = datasets_lib.stack(datasets)
-    return supervised.modelled(loss, stack, batch_size=batch_size, initial_scale=initial_scale)
+    return supervised.modelled(loss, datasets_lib.stack(datasets), batch_size, initial_scale)

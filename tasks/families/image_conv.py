@@ -43,10 +43,4 @@ def image_conv(
             x = ACTIVATIONS[activation](networks.conv(x, width, kernel, stride=2 if i else 1))
         return networks.linear(x.mean((1, 2)), num_classes)
 
-    return supervised.classification(
-        network,
-        datasets=datasets,
-        batch_size=batch_size,
-        permute_labels=permute_labels,
-        initial_scale=initial_scale,
-    )
+    return supervised.classification(network, datasets, batch_size, permute_labels, initial_scale)

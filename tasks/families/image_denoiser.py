@@ -47,5 +47,4 @@ def image_denoiser(
         inputs = jnp.concatenate([mixed, time], axis=-1)
         return jnp.mean((networks.mlp(inputs, hidden, x.shape[-1], activation) - noise) ** 2)
 
-    stack = datasets_lib.stack(datasets)
-    return supervised.modelled(loss, stack, batch_size=batch_size, initial_scale=initial_scale)
+    return supervised.modelled(loss, datasets_lib.stack(datasets), batch_size, initial_scale)

@@ -3,7 +3,6 @@
 from typing import Annotated
 
 import annotated_types as at
-import haiku as hk
 import jax
 import jax.numpy as jnp
 
@@ -38,7 +37,7 @@ def image_field(
     """
     stack = supervised.image_stack(datasets)
     height, width, channels = stack.shape
-    net = hk.without_apply_rng(hk.transform(lambda x: networks.mlp(frequency * x, hidden, channels, "sin")))
+    init, apply = networks.pure(lambda x: networks.mlp(frequency * x, hidden, channels, "sin"), 1, 2)
 
     def sample(key):
         key_set, key_image = jax.random.split(key)
@@ -54,9 +53,9 @@ def image_field(
             place = (
                 jnp.stack([pixel // width / (height - 1), pixel % width / (width - 1)], axis=-1) * 2.0 - 1.0
             )
-            values = net.apply(params, place.astype(jnp.float32))
+            values = apply(params, place.astype(jnp.float32))
             return jnp.mean((values - image.reshape(-1, channels)[pixel]) ** 2)
 
-        return Task(lambda key: net.init(key, jnp.zeros((1, 2), jnp.float32)), loss)
+        return Task(init, loss)
 
     return TaskFamily(sample, task, stack.data)

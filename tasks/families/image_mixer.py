@@ -48,10 +48,4 @@ def image_mixer(
             x = x + networks.mlp(networks.layer_norm(x), (width,), width, "gelu", name=f"channels_{i}")
         return networks.linear(networks.layer_norm(x).mean(1), num_classes, "head")
 
-    return supervised.classification(
-        network,
-        datasets=datasets,
-        batch_size=batch_size,
-        permute_labels=permute_labels,
-        initial_scale=initial_scale,
-    )
+    return supervised.classification(network, datasets, batch_size, permute_labels, initial_scale)

@@ -49,11 +49,4 @@ def image_mlp(
     def network(x: jax.Array, num_classes: int) -> jax.Array:
         return networks.mlp(x.reshape(len(x), -1), hidden, num_classes, activation, norm)
 
-    return supervised.classification(
-        network,
-        datasets=datasets,
-        batch_size=batch_size,
-        permute_labels=permute_labels,
-        initial_scale=initial_scale,
-        loss=loss,
-    )
+    return supervised.classification(network, datasets, batch_size, permute_labels, initial_scale, loss)

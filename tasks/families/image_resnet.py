@@ -49,10 +49,4 @@ def image_resnet(
                 x = (shortcut if shortcut.shape == h.shape else h) + networks.conv(h, width)
         return networks.linear(act(networks.layer_norm(x)).mean((1, 2)), num_classes)
 
-    return supervised.classification(
-        network,
-        datasets=datasets,
-        batch_size=batch_size,
-        permute_labels=permute_labels,
-        initial_scale=initial_scale,
-    )
+    return supervised.classification(network, datasets, batch_size, permute_labels, initial_scale)

@@ -57,4 +57,4 @@ def image_vae(
         kl = jnp.sum(0.5 * (mean**2 + jnp.exp(2 * log_std) - 1) - log_std, axis=-1)
         return jnp.mean(reconstruction + beta * kl) / x.shape[-1]
 
-    return supervised.modelled(loss, stack, batch_size=batch_size, initial_scale=initial_scale)
+    return supervised.modelled(loss, stack, batch_size, initial_scale)

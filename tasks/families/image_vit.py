@@ -48,13 +48,7 @@ def image_vit(
         x = networks.transformer(x + position, depth, heads, causal=False)
         return networks.linear(x.mean(1), num_classes, "head")
 
-    return supervised.classification(
-        network,
-        datasets=datasets,
-        batch_size=batch_size,
-        permute_labels=permute_labels,
-        initial_scale=initial_scale,
-    )
+    return supervised.classification(network, datasets, batch_size, permute_labels, initial_scale)
 
 
 def check_patch(shape: tuple[int, ...], patch: int) -> None:

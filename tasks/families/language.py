@@ -15,15 +15,11 @@ from tasks.families import networks
 
 def language_model(
     network: Callable[[jax.Array, int], jax.Array],
-    *,
     texts: Sequence[str],
     batch_size: int,
     length: int,
     initial_scale: Any = 1.0,
-    targets: Callable[[jax.Array], tuple[jax.Array, jax.Array]] = lambda window: (
-        window[:, :-1],
-        window[:, 1:],
-    ),
+    targets: Callable[[jax.Array], tuple[jax.Array, jax.Array]] = lambda w: (w[:, :-1], w[:, 1:]),
 ) -> TaskFamily:
     """Prediction of tokens from tokens, in nats per token.
 

@@ -3,11 +3,10 @@
 from typing import Annotated, Literal
 
 import annotated_types as at
-import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from tasks.base import NO_DATA, Task, TaskFamily
+from tasks.base import Task, TaskFamily, fixed
 from tasks.families import networks
 from tasks.families.networks import Core, PositiveInt, normal
 
@@ -39,7 +38,7 @@ def memory_rnn(
     def network(x: jax.Array) -> jax.Array:
         return networks.linear(networks.recurrent(x, width, core)[:, -1], 1, "head")[:, 0]
 
-    net = hk.without_apply_rng(hk.transform(network))
+    init, apply = networks.pure(network, 1, length, 2)
 
     def loss(params, key, data):
         key_numbers, key_first, key_gap = jax.random.split(key, 3)
@@ -50,10 +49,7 @@ def memory_rnn(
         target = jnp.sum(marks * numbers, axis=-1)
         if problem == "recall":
             marks, target = jnp.zeros_like(marks).at[:, 0].set(1.0), numbers[:, 0]
-        output = net.apply(params, jnp.stack([numbers, marks], axis=-1))
+        output = apply(params, jnp.stack([numbers, marks], axis=-1))
         return jnp.mean((output - target) ** 2)
 
-    def init(key):
-        return net.init(key, jnp.zeros((1, length, 2), jnp.float32))
-
-    return TaskFamily(lambda key: (), lambda cfg: Task(init, loss), NO_DATA)
+    return fixed(Task(init, loss))

@@ -39,11 +39,5 @@ def mlp_lm(
         x = embed(tokens, vocabulary, embedding).reshape(len(tokens), -1)
         return networks.mlp(x, hidden, vocabulary, activation)
 
-    return language_model(
-        network,
-        texts=texts,
-        batch_size=batch_size,
-        length=context,
-        initial_scale=initial_scale,
-        targets=lambda window: (window[:, :-1], window[:, -1]),
-    )
+    last = lambda window: (window[:, :-1], window[:, -1])  # noqa: E731
+    return language_model(network, texts, batch_size, context, initial_scale, last)

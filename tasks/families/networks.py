@@ -56,6 +56,12 @@ def fan_in(shape: Any, dtype: Any = jnp.float32) -> jax.Array:
     return draws.reshape(shape) / np.sqrt(np.prod(shape[:-1])).astype(dtype)
 
 
+def pure(function: Callable[[jax.Array], jax.Array], *shape: int) -> tuple[Callable, Callable]:
+    """`(key) -> params` and `(params, x) -> y` of a Haiku function of f32[shape] that draws nothing."""
+    net = hk.without_apply_rng(hk.transform(function))
+    return lambda key: net.init(key, jnp.zeros(shape, jnp.float32)), net.apply
+
+
 def linear(x: jax.Array, outputs: int, name: str | None = None, with_bias: bool = True) -> jax.Array:
     """A dense layer: [..., features] -> [..., outputs]."""
     return hk.Linear(outputs, with_bias=with_bias, w_init=fan_in, name=name)(x)

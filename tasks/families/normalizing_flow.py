@@ -2,7 +2,6 @@
 
 from typing import Literal
 
-import haiku as hk
 import jax
 import jax.numpy as jnp
 
@@ -43,7 +42,7 @@ def normalizing_flow(
             still, moving = moving * jnp.exp(log_scale) + output[:, 1], still
         return jnp.mean(0.5 * (still**2 + moving**2) + jnp.log(2 * jnp.pi) - log_det)
 
-    net = hk.without_apply_rng(hk.transform(negative_log_likelihood))
+    init, apply = networks.pure(negative_log_likelihood, 1, 2)
 
     def sample(key):
         angle = jax.random.uniform(key, (), jnp.float32, 0.0, 2 * jnp.pi)
@@ -55,9 +54,9 @@ def normalizing_flow(
             place = jax.random.uniform(key_place, (batch_size,), jnp.float32)
             x = _points(target, place) + 0.1 * normal(key_noise, (batch_size, 2))
             cos, sin = cfg["turn"][0], cfg["turn"][1]
-            return net.apply(params, x @ jnp.array([[cos, sin], [-sin, cos]]))
+            return apply(params, x @ jnp.array([[cos, sin], [-sin, cos]]))
 
-        return Task(lambda key: net.init(key, jnp.zeros((1, 2), jnp.float32)), loss)
+        return Task(init, loss)
 
     return TaskFamily(sample, task, NO_DATA)
 

@@ -1,6 +1,5 @@
 """Training an optimizer as an inner problem: the gradient runs through an unrolled loop."""
 
-import haiku as hk
 import jax
 import jax.numpy as jnp
 
@@ -37,7 +36,7 @@ def optimizer_in_loop(
     Source: Andrychowicz et al. 2016.
     """
     check_range("condition_number", condition_number)
-    net = hk.without_apply_rng(hk.transform(lambda x: networks.mlp(x, hidden, 1, "tanh")[..., 0]))
+    init, apply = networks.pure(lambda x: networks.mlp(x, hidden, 1, "tanh")[..., 0], 1, 2)
 
     def sample(key):
         exponents = jnp.linspace(0.0, 1.0, dim, dtype=jnp.float32)
@@ -54,12 +53,12 @@ def optimizer_in_loop(
                 x, momentum = carry
                 gradient = cfg["eigenvalues"] * x
                 momentum = 0.9 * momentum + 0.1 * gradient
-                x = x + step_size * net.apply(params, jnp.stack([gradient, momentum], axis=-1))
+                x = x + step_size * apply(params, jnp.stack([gradient, momentum], axis=-1))
                 return (x, momentum), value(x)
 
             _, values = jax.lax.scan(step, (start, jnp.zeros_like(start)), length=steps)
             return jnp.mean(jnp.log(values / (value(start) + 1e-6) + 1e-3))
 
-        return Task(lambda key: net.init(key, jnp.zeros((1, 2), jnp.float32)), loss)
+        return Task(init, loss)
 
     return TaskFamily(sample, task, NO_DATA)

@@ -1,20 +1,11 @@
 """A control policy, trained by gradients through the dynamics."""
 
-import haiku as hk
 import jax
 import jax.numpy as jnp
 
 from tasks.base import NO_DATA, Task, TaskFamily
 from tasks.families import networks
-from tasks.families.networks import (
-    Activation,
-    Positive,
-    PositiveInt,
-    Range,
-    Widths,
-    check_range,
-    sample_range,
-)
+from tasks.families.networks import Activation, Positive, PositiveInt, Range, Widths
 
 
 def pendulum_policy(
@@ -46,11 +37,11 @@ def pendulum_policy(
 
     Source: the pendulum of Gymnasium, differentiated through its steps.
     """
-    check_range("length", length)
-    net = hk.without_apply_rng(hk.transform(lambda x: networks.mlp(x, hidden, 1, activation)[..., 0]))
+    networks.check_range("length", length)
+    init, apply = networks.pure(lambda x: networks.mlp(x, hidden, 1, activation)[..., 0], 1, 3)
 
     def sample(key):
-        return {"length": sample_range(key, length)}
+        return {"length": networks.sample_range(key, length)}
 
     def task(cfg):
         def loss(params, key, data):
@@ -59,7 +50,7 @@ def pendulum_policy(
             def step(state, _):
                 angle, speed = state
                 seen = jnp.stack([jnp.cos(angle), jnp.sin(angle), speed], axis=-1)
-                torque = max_torque * jnp.tanh(net.apply(params, seen))
+                torque = max_torque * jnp.tanh(apply(params, seen))
                 speed = speed + time_step * (9.81 / cfg["length"] * jnp.sin(angle) + torque)
                 angle = angle + time_step * speed
                 return (angle, speed), 1 - jnp.cos(angle) + 0.05 * speed**2 + 0.01 * torque**2
@@ -67,6 +58,6 @@ def pendulum_policy(
             start = (jnp.pi * draws[:batch_size], draws[batch_size:])
             return jnp.mean(jax.lax.scan(step, start, length=steps)[1])
 
-        return Task(lambda key: net.init(key, jnp.zeros((1, 3), jnp.float32)), loss)
+        return Task(init, loss)
 
     return TaskFamily(sample, task, NO_DATA)

@@ -1,6 +1,5 @@
 """Physics-informed networks: a differential equation as the loss."""
 
-import haiku as hk
 import jax
 import jax.numpy as jnp
 
@@ -30,13 +29,13 @@ def physics_informed(
 
     Source: Raissi, Perdikaris & Karniadakis 2019.
     """
-    net = hk.without_apply_rng(hk.transform(lambda x: networks.mlp(x, hidden, 1, "tanh")[..., 0]))
+    init, apply = networks.pure(lambda x: networks.mlp(x, hidden, 1, "tanh")[..., 0], 1, 1)
     frequencies = jnp.pi * jnp.arange(1, modes + 1, dtype=jnp.float32)
 
     def task(cfg):
         def loss(params, key, data):
             def u(x):
-                return x * (1 - x) * net.apply(params, 2 * x[:, None] - 1)
+                return x * (1 - x) * apply(params, 2 * x[:, None] - 1)
 
             def slope(x):
                 return jax.jvp(u, (x,), (jnp.ones_like(x),))[1]
@@ -46,6 +45,6 @@ def physics_informed(
             wanted = -(jnp.pi**2) * jnp.sin(x[:, None] * frequencies) @ cfg["amplitudes"]
             return jnp.mean((curvature - wanted) ** 2) / 100
 
-        return Task(lambda key: net.init(key, jnp.zeros((1, 1), jnp.float32)), loss)
+        return Task(init, loss)
 
     return TaskFamily(lambda key: {"amplitudes": normal(key, (modes,))}, task, NO_DATA)

@@ -37,11 +37,5 @@ def skip_gram(
         center = embed(tokens, vocabulary, embedding, "center")
         return networks.linear(center, vocabulary, "context", with_bias=False)
 
-    return language_model(
-        network,
-        texts=texts,
-        batch_size=batch_size,
-        length=distance,
-        initial_scale=initial_scale,
-        targets=lambda window: (window[:, 0], window[:, -1]),
-    )
+    ends = lambda window: (window[:, 0], window[:, -1])  # noqa: E731
+    return language_model(network, texts, batch_size, distance, initial_scale, ends)

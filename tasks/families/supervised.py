@@ -21,7 +21,6 @@ ClassificationLoss = Literal["cross_entropy", "squared"]
 def modelled(
     model_loss: Callable[[jax.Array, jax.Array], jax.Array],
     stack: datasets_lib.Stack,
-    *,
     batch_size: int,
     initial_scale: Any = 1.0,
 ) -> TaskFamily:
@@ -63,7 +62,6 @@ def modelled(
 
 def classification(
     network: Callable[[jax.Array, int], jax.Array],
-    *,
     datasets: Sequence[str],
     batch_size: int,
     permute_labels: bool = False,

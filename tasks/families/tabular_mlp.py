@@ -61,5 +61,5 @@ def tabular_mlp(
         }
         return jnp.mean(errors[error])
 
-    family = supervised.modelled(loss, stack, batch_size=batch_size, initial_scale=initial_scale)
+    family = supervised.modelled(loss, stack, batch_size, initial_scale)
     return supervised.with_l2(family, l2) if l2 else family

@@ -3,22 +3,12 @@
 from typing import Annotated
 
 import annotated_types as at
-import haiku as hk
 import jax
 import jax.numpy as jnp
 
 from tasks.base import NO_DATA, Task, TaskFamily
 from tasks.families import networks
-from tasks.families.networks import (
-    Activation,
-    PositiveInt,
-    Range,
-    Widths,
-    check_range,
-    normal,
-    sample_range,
-    scaled,
-)
+from tasks.families.networks import Activation, PositiveInt, Range, Widths, normal, sample_range, scaled
 
 
 def teacher_mlp(
@@ -55,9 +45,9 @@ def teacher_mlp(
 
     Source: Gardner & Derrida 1989 (teacher and student); Saad & Solla 1995.
     """
-    check_range("input_scale", input_scale)
-    check_range("initial_scale", initial_scale)
-    net = hk.without_apply_rng(hk.transform(lambda x: networks.mlp(x, hidden, classes, activation)))
+    networks.check_range("input_scale", input_scale)
+    networks.check_range("initial_scale", initial_scale)
+    init, apply = networks.pure(lambda x: networks.mlp(x, hidden, classes, activation), 1, features)
 
     def sample(key):
         key_hidden, key_output, key_input, key_initial = jax.random.split(key, 4)
@@ -69,9 +59,6 @@ def teacher_mlp(
         }
 
     def task(cfg):
-        def init(key):
-            return scaled(net.init(key, jnp.zeros((1, features), jnp.float32)), cfg["initial_scale"])
-
         def loss(params, key, data):
             key_x, key_noise, key_label = jax.random.split(key, 3)
             x = normal(key_x, (batch_size, features))
@@ -79,8 +66,8 @@ def teacher_mlp(
             if label_noise:
                 wrong = jax.random.bernoulli(key_noise, label_noise, labels.shape)
                 labels = jnp.where(wrong, jax.random.randint(key_label, labels.shape, 0, classes), labels)
-            return networks.cross_entropy(net.apply(params, cfg["input_scale"] * x), labels)
+            return networks.cross_entropy(apply(params, cfg["input_scale"] * x), labels)
 
-        return Task(init, loss)
+        return Task(lambda key: scaled(init(key), cfg["initial_scale"]), loss)
 
     return TaskFamily(sample, task, NO_DATA)

@@ -45,6 +45,4 @@ def transformer_lm(
         x = x + hk.get_parameter("position", (length, width), init=networks.fan_in)
         return networks.linear(networks.transformer(x, depth, heads, causal=True), vocabulary, "head")
 
-    return language_model(
-        network, texts=texts, batch_size=batch_size, length=length, initial_scale=initial_scale
-    )
+    return language_model(network, texts, batch_size, length, initial_scale)

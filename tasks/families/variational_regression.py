@@ -53,4 +53,4 @@ def variational_regression(
             return networks.cross_entropy(output, y) + kl / rows
         return 0.5 * jnp.mean((output[:, 0] - y) ** 2 + jnp.log(2 * jnp.pi)) + kl / rows
 
-    return supervised.modelled(loss, stack, batch_size=batch_size)
+    return supervised.modelled(loss, stack, batch_size)

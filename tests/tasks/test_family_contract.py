@@ -6,11 +6,46 @@ import pytest
 
 import tasks
 
+DIGITS = {"datasets": ("digits[:300]",), "batch_size": 16}
+# A small instance for the contract tests, where the defaults are not small; a family without one is as it is.
+TINY: dict[str, dict] = {
+    "char_rnn": {"width": 8, "length": 4, "batch_size": 8},
+    "deep_linear": {"width": 4, "depth": 2},
+    "gaussian_mixture": {"batch_size": 16},
+    "gaussian_process": {"points": 8},
+    "image_autoencoder": {**DIGITS, "hidden": (8,), "latent": 4},
+    "image_contrastive": {**DIGITS, "hidden": (8,), "embedding": 4},
+    "image_conv": {**DIGITS, "channels": (8, 8)},
+    "image_denoiser": {**DIGITS, "hidden": (8,)},
+    "image_field": {"hidden": (8,)},
+    "image_mixer": {**DIGITS, "patch": 4, "width": 8},
+    "image_mlp": {"datasets": ("digits[:300]", "teacher:1[:200]"), "hidden": (8,), "batch_size": 16},
+    "image_resnet": {**DIGITS, "channels": (4,)},
+    "image_vae": {**DIGITS, "hidden": (8,), "latent": 2},
+    "image_vit": {**DIGITS, "width": 8},
+    "logistic_regression": {"features": 8},
+    "matrix_factorization": {"rows": 8, "columns": 8, "batch_size": 32},
+    "memory_rnn": {"width": 8, "length": 3},
+    "mlp_lm": {"hidden": (8,), "batch_size": 16},
+    "normalizing_flow": {"layers": 2, "hidden": (8,)},
+    "optimizer_in_loop": {"hidden": (4,), "steps": 5},
+    "pendulum_policy": {"hidden": (8,), "steps": 10},
+    "physics_informed": {"hidden": (8,)},
+    "quadratic": {"dim": 4, "rotated": True},
+    "skip_gram": {"embedding": 4, "batch_size": 64},
+    "sparse_regression": {"features": 16, "rows": 12},
+    "tabular_mlp": {"hidden": (8,)},
+    "teacher_mlp": {"features": 8, "hidden": (8,), "batch_size": 16, "label_noise": 0.1},
+    "transformer_lm": {"width": 8, "length": 4},
+}
+# Families whose loss does not depend on the key: there are no minibatches.
+NO_MINIBATCHES = {"classic_function", "gaussian_process", "quadratic", "sparse_regression"}
+
 
 @pytest.fixture(scope="module", params=sorted(tasks.TASKS))
 def case(request, probe):
     name = request.param
-    options, stochastic = tasks.TINY.get(name, {}), name not in tasks.NO_MINIBATCHES
+    options, stochastic = TINY.get(name, {}), name not in NO_MINIBATCHES
     family = tasks.make({"name": name, **options})
     run = probe(family)
     return family, stochastic, run, run(family.data["train"], jax.random.key(0))

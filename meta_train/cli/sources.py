@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import learned_opt
 from learned_opt import LearnedOptimizer, importers
 from learned_opt.artefact.format import WEIGHTS
+from learned_opt.artefact.load import packaged_like
 from meta_train.cli.own_tasks import own_tasks
 from meta_train.config.file import override
 from meta_train.config.own import split
@@ -93,7 +94,7 @@ def open_source(
         return _of_run(directory, warn, last)
     raise RunError(
         f"{text} is not the directory of a run ({CONFIG}), nor of an artefact ({WEIGHTS}), nor "
-        f"{OPTAX}NAME or {PRETRAINED}NAME"
+        f"{OPTAX}NAME or {PRETRAINED}NAME{packaged_like(text)}"
     )
 
 

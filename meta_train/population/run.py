@@ -27,25 +27,16 @@ from meta_train.run.hooks import lost_process
 from meta_train.run.metrics import Writer, all_of, jsonl_writer
 from meta_train.run.provenance import refuse_changed_sources
 from meta_train.run.train import SILENT, Display, set_up_jax, stop_signals
-from meta_train.run.wandb_writer import wandb_writer
 
 
 class PopulationResult(NamedTuple):
-    """What a finished population leaves behind.
+    """What a finished population leaves behind."""
 
-    Attributes:
-      directory: of the run.
-      slot: the best ranked member.
-      fitness: of its last round.
-      test: what its trainer reports of it on data that nothing was selected by.
-      seconds: of this session.
-    """
-
-    directory: Path
-    slot: int
-    fitness: float
-    test: dict[str, float]
-    seconds: float
+    directory: Path  # of the run
+    slot: int  # the best ranked member
+    fitness: float  # of its last round
+    test: dict[str, float]  # what its trainer reports of it on data that nothing was selected by
+    seconds: float  # of this session
 
 
 def run_population(
@@ -62,7 +53,6 @@ def run_population(
     Raises:
       ConfigError: before anything is compiled or written.
       RunError: a directory that holds another run; no member with a finite fitness (the round is named).
-    loggers.check(config.logging, directory)
       Interrupted: SIGINT or SIGTERM was received; the population is saved.
       CheckpointError, MetricsError: a file could not be written.
     """
@@ -71,6 +61,7 @@ def run_population(
     hosts.agree("config", config_lib.resolved(config))
     if not hosts.is_first():
         display = SILENT
+    loggers.check(config.logging, directory)
     run = build_population(config)
     held = contextlib.ExitStack()
     directory = hosts.first_then_all(
@@ -105,8 +96,6 @@ def _train(
     ):
         stage, meta = begin(run), {}
         restored = checkpoints.restore(stage.members) if resume else None
-            if stage.round < config.rounds:
-                display.begin(stage.round)
         if restored is not None:
             stage, meta = _stage(restored), restored.meta
             display.say(f"resumed after round {stage.round}")
@@ -115,6 +104,8 @@ def _train(
             streamed(run.trainer, run.engine.mesh, done, meta.get("streams")) as stream,
             _Files(config, directory, first, meta.get("wandb_id"), display) as files,
         ):
+            if stage.round < config.rounds:
+                display.begin(stage.round)
             while stage.round < config.rounds:
                 data = stream.at(stage.round * config.round_steps)
                 stage, record = advance(run, stage, data, last=stage.round + 1 == config.rounds)
@@ -206,7 +197,8 @@ class _Files:
             config.logging,
             directory,
             config=config_lib.resolved(config),
-            run_id=wandb_id,
+            resume_step=resume_round,
+            wandb_id=wandb_id,
             warn=display.warn,
             say=display.say,
         )

@@ -136,6 +136,8 @@ def _local(directory: str | os.PathLike) -> Path:
         return download(directory)
     if isinstance(directory, str) and directory.startswith(PRETRAINED):
         return _packaged(directory.removeprefix(PRETRAINED))
+    if not Path(directory).exists() and (meant := packaged_like(directory)):
+        raise ArtefactError(f"there is no directory {directory}{meant}")
     return Path(directory)
 
 
@@ -144,8 +146,6 @@ def _packaged(name: str) -> Path:
     there = _names()
     if name not in there:
         raise ArtefactError(
-    if not Path(directory).exists() and (meant := packaged_like(directory)):
-        raise ArtefactError(f"there is no directory {directory}{meant}")
             f"{PRETRAINED}{name} is not among the packaged optimizers: {', '.join(there) or 'there are none'}"
         )
     return _HOME / name

@@ -34,13 +34,13 @@ def _full_name(spec: Any) -> Any:
     return spec if given is None or name is None else spec | {"schedule": name}
 
 
-Schedule = Annotated[Spec, OneOf(lambda _: schedules(), key="schedule"), BeforeValidator(_full_name)]
 def short_names(name: str) -> list[str]:
     """What a config may also write for a schedule: `cosine` and `cosine_decay` for `cosine_decay_schedule`."""
     cut = {name.removesuffix(ending) for ending in _ENDINGS if ending and name.endswith(ending)}
     return sorted(short for short in cut if _full_name({"schedule": short})["schedule"] == name)
 
 
+Schedule = Annotated[Spec, OneOf(lambda _: schedules(), key="schedule"), BeforeValidator(_full_name)]
 Rate = Union[Size, Schedule]  # noqa: UP007 (pyright takes `|` of an Annotated for an operation)
 Clip = Union[Annotated[float, Gt(0)], None]  # noqa: UP007
 

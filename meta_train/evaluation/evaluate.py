@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from meta_train.evaluation import compare as compare_lib
 from meta_train.evaluation import scores as scores_lib
 from meta_train.evaluation import timing
-from meta_train.evaluation.compare import BUDGET, COMPARISONS, PER_TASK, SINGLE, Comparison
+from meta_train.evaluation.compare import BUDGET, COMPARISONS, PER_TASK, SINGLE, Comparison, Table
 from meta_train.evaluation.measure import Measured, Progress, measure
 from meta_train.evaluation.optimizers import Contestant, rivals
 from meta_train.evaluation.protocol import ADAM, Settings
@@ -59,11 +60,18 @@ def evaluate(
     families = {label: task.family for label, task in tasks.items()}
     measured = measure(families, [*against.values(), subject], settings, cache=cache, progress=progress)
     drawn = scores_lib.draws(settings.num_seeds, settings.seed)
-    timed = _timed(subject, against, measured, settings)
-    ms = timing.milliseconds_per_step(families, measured.shapes, timed)
-    compared, singles = _comparisons(subject, against, measured, settings, drawn, ms)
+    tables = {
+        name: {
+            label: compare_lib.table(grid, settings, len(c.values))
+            for label, grid in measured.grids[name].items()
+        }
+        for name, c in {LEARNED: subject, **against}.items()
+    }
+    contest = _Contest(subject, against, measured, tables, settings, drawn)
+    ms = timing.milliseconds_per_step(families, measured.shapes, _timed(contest))
+    compared, singles = _comparisons(contest, ms)
     cells = tuple(
-        _cell(label, tasks[label].ring, m, subject, against, measured, compared, settings)
+        _cell(contest, compared, label, tasks[label].ring, m)
         for label in tasks
         for m in range(len(settings.horizons))
     )
@@ -90,68 +98,65 @@ def evaluate(
     )
 
 
-def _timed(
-    subject: Contestant, against: Mapping[str, Contestant], measured: Measured, settings: Settings
-) -> dict[str, list[Contestant]]:
+class _Contest(NamedTuple):
+    """What all comparisons have in common."""
+
+    subject: Contestant
+    against: dict[str, Contestant]
+    measured: Measured
+    tables: dict[str, dict[str, Table]]  # final losses by contestant and task
+    settings: Settings
+    drawn: Draws
+
+
+def _timed(c: _Contest) -> dict[str, list[Contestant]]:
     """Task -> whose steps are timed: the optimizer under test, Adam, and the best rival at each horizon."""
-    out, others = {}, [name for name in ALSO_TIMED if name in against]
-    for label in measured.shapes:
-        finals = {}
-        for name, rival in against.items():
-            loss = compare_lib.table(measured.grids[name][label], settings, len(rival.values)).loss
-            finals[name] = compare_lib.tuning_means(loss, settings.num_tuning_seeds).min(1)
-        best = [min(finals, key=lambda name, m=m: finals[name][m]) for m in range(len(settings.horizons))]
-        out[label] = [subject, *(against[name] for name in dict.fromkeys((ADAM, *others, *best)))]
+    out = {}
+    for label in c.measured.shapes:
+        losses = {name: c.tables[name][label].loss for name in c.against}
+        finals = {
+            name: compare_lib.tuning_means(x, c.settings.num_tuning_seeds).min(1)
+            for name, x in losses.items()
+        }
+        best = [min(finals, key=lambda name, m=m: finals[name][m]) for m in range(len(c.settings.horizons))]
+        names = dict.fromkeys((ADAM, *ALSO_TIMED, *best))
+        out[label] = [c.subject, *(c.against[name] for name in names if name in c.against)]
     return out
 
 
 def _comparisons(
-    subject: Contestant,
-    against: Mapping[str, Contestant],
-    measured: Measured,
-    settings: Settings,
-    drawn: Draws,
-    ms: Mapping[str, Mapping[str, float]],
+    c: _Contest, ms: Mapping[str, Mapping[str, float]]
 ) -> tuple[dict[str, dict[str, Comparison]], dict[str, float]]:
     """Comparison -> task -> its result; and the single settings."""
-    n, horizons = settings.num_tuning_seeds, len(settings.horizons)
-    labels = list(measured.shapes)
-
-    def tables(contestant):
-        grids = measured.grids[contestant.name]
-        return [compare_lib.table(grids[label], settings, len(contestant.values)) for label in labels]
-
-    own = tables(subject)
-    others = {name: tables(rival) for name, rival in against.items()}
-    fixed = {name: compare_lib.single(found, n) for name, found in others.items()}
+    n, grids, (own, *_) = c.settings.num_tuning_seeds, c.measured.grids, c.tables.values()
+    fixed = {name: compare_lib.single(list(c.tables[name].values()), n) for name in c.against}
     default = (
-        compare_lib.single(own, n)
-        if subject.default is None
-        else compare_lib.always(subject.default, horizons)
+        compare_lib.single(list(own.values()), n)
+        if c.subject.default is None
+        else compare_lib.always(c.subject.default, len(c.settings.horizons))
     )
-    names = COMPARISONS if len(subject.values) > 1 else (PER_TASK, SINGLE)
+    names = COMPARISONS if len(c.subject.values) > 1 else (PER_TASK, SINGLE)
     out: dict[str, dict[str, Comparison]] = {name: {} for name in names}
-    for i, label in enumerate(labels):
-        tuned = {name: compare_lib.tuned(found[i], n) for name, found in others.items()}
-        adam = measured.grids[ADAM][label]
-        envelope = compare_lib.archive(adam, settings, None)
+    for label, times in ms.items():
+        tuned = {name: compare_lib.tuned(c.tables[name][label], n) for name in c.against}
+        envelope = compare_lib.archive(grids[ADAM][label], c.settings, None)
+        one_rate = compare_lib.archive(grids[ADAM][label], c.settings, int(fixed[ADAM].loss[0]))
         choices = {
             PER_TASK: ((default, tuned), envelope),
-            SINGLE: ((default, fixed), compare_lib.archive(adam, settings, int(fixed[ADAM].loss[0]))),
-            BUDGET: ((compare_lib.tuned(own[i], n), tuned), envelope),
+            SINGLE: ((default, fixed), one_rate),
+            BUDGET: ((compare_lib.tuned(own[label], n), tuned), envelope),
         }
         for name in names:
             out[name][label] = compare_lib.compare(
-                (subject, measured.grids[LEARNED][label]),
-                {rival: measured.grids[rival][label] for rival in against},
-                choices[name][0],
-                choices[name][1],
-                settings,
-                drawn,
-                {name: time / ms[label][LEARNED] for name, time in ms[label].items() if name != LEARNED},
+                (c.subject, grids[LEARNED][label]),
+                {rival: grids[rival][label] for rival in c.against},
+                *choices[name],
+                c.settings,
+                c.drawn,
+                {name: time / times[LEARNED] for name, time in times.items() if name != LEARNED},
             )
-    singles = {name: against[name].values[int(chosen.loss[0])] for name, chosen in fixed.items()}
-    return out, {LEARNED: subject.values[int(default.loss[0])], **singles}
+    singles = {name: c.against[name].values[int(chosen.loss[0])] for name, chosen in fixed.items()}
+    return out, {LEARNED: c.subject.values[int(default.loss[0])], **singles}
 
 
 def _stack(found: Mapping[str, Comparison], metric: str) -> np.ndarray:
@@ -192,23 +197,16 @@ def _all_scores(
 
 
 def _cell(
-    label: str,
-    ring: str,
-    m: int,
-    subject: Contestant,
-    against: Mapping[str, Contestant],
-    measured: Measured,
-    compared: Mapping[str, Mapping[str, Comparison]],
-    settings: Settings,
+    c: _Contest, compared: Mapping[str, Mapping[str, Comparison]], label: str, ring: str, m: int
 ) -> Cell:
     first = compared[PER_TASK][label]
-    sides = {LEARNED: first.subject} | {name: first.rivals[name] for name in against}
+    sides = {LEARNED: first.subject} | {name: first.rivals[name] for name in c.against}
     train = {name: side.curves[m] for name, side in sides.items()}
-    wrong = compare_lib.wrong_horizons(subject, measured.grids[LEARNED][label], settings)
+    wrong = compare_lib.wrong_horizons(c.subject, c.measured.grids[LEARNED][label], c.settings)
     return Cell(
         task=label,
         ring=ring,
-        horizon=settings.horizons[m],
+        horizon=c.settings.horizons[m],
         diverged=int(np.isinf(train[LEARNED]).any(-1).sum()),
         best=first.best[m],
         best_valid=first.best_valid[m],
@@ -218,31 +216,31 @@ def _cell(
         test={name: side.losses.test[m] for name, side in sides.items()},
         train=train,
         at_grid_edge={
-            name: c.values[int(sides[name].chosen.loss[m])] in (min(c.values), max(c.values))
-            for name, c in against.items()
-            if len(set(c.values)) > 1
+            name: rival.values[int(sides[name].chosen.loss[m])] in (min(rival.values), max(rival.values))
+            for name, rival in c.against.items()
+            if len(set(rival.values)) > 1
         },
         wrong_horizon={factor: float(ratios[m]) for factor, ratios in wrong.items()},
-        outcomes={name: _outcome(found[label], m, subject, against) for name, found in compared.items()},
+        outcomes={name: _outcome(c, found[label], m) for name, found in compared.items()},
     )
 
 
-def _outcome(found: Comparison, m: int, subject: Contestant, against: Mapping[str, Contestant]) -> Outcome:
-    def of_rivals(metric):
-        return {name: float(found.metrics[f"{metric}/{name}"][0, m]) for name in found.rivals}
-
-    clock = [name for name in found.rivals if f"{compare_lib.TARGET_CLOCK}/{name}" in found.metrics]
-    rows = {name: int(found.rivals[name].chosen.loss[m]) for name in against}
+def _outcome(c: _Contest, found: Comparison, m: int) -> Outcome:
+    values = {metric: float(x[0, m]) for metric, x in found.metrics.items()}
+    by_rival = (*compare_lib.RATIOS.values(), compare_lib.TARGET, compare_lib.TARGET_CLOCK)
+    rows = {name: int(found.rivals[name].chosen.loss[m]) for name in c.against}
     return Outcome(
-        speed_up=float(found.metrics[compare_lib.SPEED_UP][0, m]),
+        speed_up=values[compare_lib.SPEED_UP],
         censored=bool(found.censored[m]),
-        wall_clock_speed_up=float(found.metrics[compare_lib.WALL_CLOCK][0, m]),
-        **{metric: of_rivals(metric) for metric in (*compare_lib.RATIOS.values(), compare_lib.TARGET)},
-        wall_clock_to_target={
-            name: float(found.metrics[f"{compare_lib.TARGET_CLOCK}/{name}"][0, m]) for name in clock
+        wall_clock_speed_up=values[compare_lib.WALL_CLOCK],
+        **{
+            metric: {
+                name: values[f"{metric}/{name}"] for name in found.rivals if f"{metric}/{name}" in values
+            }
+            for metric in by_rival
         },
         target_steps={name: targets[m] for name, targets in found.targets.items()},
-        setting=subject.values[int(found.subject.chosen.loss[m])],
-        rival_setting={name: c.values[rows[name]] for name, c in against.items()},
-        rival_hyper={name: c.hyper[rows[name]] for name, c in against.items() if c.hyper},
+        setting=c.subject.values[int(found.subject.chosen.loss[m])],
+        rival_setting={name: rival.values[rows[name]] for name, rival in c.against.items()},
+        rival_hyper={name: rival.hyper[rows[name]] for name, rival in c.against.items() if rival.hyper},
     )

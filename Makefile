@@ -13,7 +13,7 @@ WORKERS := -n auto --maxprocesses 4 --dist loadfile
 
 REPRODUCTIONS := influence_balancing variance toy_regression swimmer l2_tuning lorenz lr_schedule lstm_variance many_hyperparameters pbt_toy short_horizon_trap noisy_valley lasting_damage schedule_population meta_population
 
-.PHONY: help docs tutorials quickstart general general_v1 test test-slow lint bench reproduce clean
+.PHONY: help docs tutorials quickstart general general_v1 test test-slow test-torch lint bench reproduce clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z0-9_-]+:.*## / {printf "make %-10s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,11 @@ test: $(VENV)/.dev  ## run the test suite
 
 test-slow: $(VENV)/.dev  ## run the tests that take long
 	$(CACHE) $(BIN)/python -m pytest -q $(WORKERS) -m slow $(ARGS)
+
+# One version, so that the tests see the same PyTorch everywhere.
+test-torch: $(VENV)/.dev  ## install PyTorch and run the tests that need it
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(CACHE) $(BIN)/python -m pytest -q $(WORKERS) -m torch tests/learned_opt
 
 lint: $(VENV)/.dev  ## run ruff and pyright
 	$(BIN)/ruff check .

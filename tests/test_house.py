@@ -53,6 +53,7 @@ def users(*names, within=SOURCE):
 
 # Where a function is compiled, and what for.
 JIT = {
+    "learned_opt/torch/cohort.py": "the update of an optimizer of PyTorch, and its first state",
     "meta_train/core/outer.py": "the outer step",
     "meta_train/core/rotation.py": "the outer step of families that take turns",
     "meta_train/core/stream.py": "the buffer of a stream, refreshed between outer steps",

@@ -34,63 +34,36 @@ Progress = Callable[[int, int, str], None]
 
 
 class Reference(NamedTuple):
-    """The gradient that estimators with this sigma are held against.
+    """The gradient that estimators with this sigma are held against."""
 
-    Attributes:
-      sigma: std of the noise, one draw for a whole inner problem.
-      norm: of the gradient, sampling noise taken off. NaN: not distinguishable from noise.
-      z: of the gradient against 0; below 4 it is not distinguishable from noise.
-      cosine: with the reference of the smallest sigma: how far smoothing turns the gradient.
-    """
-
-    sigma: float
-    norm: float
-    z: float
-    cosine: float
+    sigma: float  # std of the noise, one draw for a whole inner problem
+    norm: float  # of the gradient, sampling noise taken off. NaN: not distinguishable from noise
+    z: float  # of the gradient against 0; below 4 it is not distinguishable from noise
+    cosine: float  # with the reference of the smallest sigma: how far smoothing turns the gradient
 
 
 class Diagnosis(NamedTuple):
-    """Everything that `diagnose` found.
+    """Everything that `diagnose` found."""
 
-    Attributes:
-      rows: one for each setting.
-      references: one for each sigma, the smallest first.
-      num_samples: chains of a row; a reference has four times as many.
-      num_meta_parameters: |theta|.
-      unroll_length: the longest T.
-      seconds: that all of it took, compilation included.
-    """
-
-    rows: list[Row]
-    references: list[Reference]
-    num_samples: int
-    num_meta_parameters: int
-    unroll_length: int
-    seconds: float
+    rows: list[Row]  # one for each setting
+    references: list[Reference]  # one for each sigma, the smallest first
+    num_samples: int  # chains of a row; a reference has four times as many
+    num_meta_parameters: int  # |theta|
+    unroll_length: int  # the longest T
+    seconds: float  # that all of it took, compilation included
 
 
 class Bench(NamedTuple):
-    """What all rows have in common.
+    """What all rows have in common."""
 
-    Attributes:
-      systems: label of a family -> its unrolled system; the same for every K.
-      weights: of the families in the outer gradient.
-      data: label -> data.
-      theta: meta-parameters, held fixed.
-      longest: the longest T.
-      multiple: the longest window that divides every T.
-      num_samples: chains of a row.
-      key: row i uses `fold_in(key, i)`.
-    """
-
-    systems: Mapping[str, UnrolledSystem]
-    weights: dict[str, float]
-    data: Any
-    theta: Any
-    longest: int
-    multiple: int
-    num_samples: int
-    key: jax.Array
+    systems: Mapping[str, UnrolledSystem]  # label of a family -> its unrolled system; the same for every K
+    weights: dict[str, float]  # of the families in the outer gradient
+    data: Any  # label -> data
+    theta: Any  # meta-parameters, held fixed
+    longest: int  # the longest T
+    multiple: int  # the longest window that divides every T
+    num_samples: int  # chains of a row
+    key: jax.Array  # row i uses `fold_in(key, i)`
 
     def reference(self, sigma: float) -> dict[str, GradientEstimator]:
         """NRES with windows as long as the problem allows: full ES, where T is constant."""

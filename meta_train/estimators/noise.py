@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from annotated_types import Ge, Gt
 
 from meta_train.core import perturb
-from meta_train.core.estimator import Particles
 
 # Keys of whole cohorts and of all particles; a particle's own are `fold_in(key, index)`, index < N.
 COHORT, ALL = 2**32 - 1, 2**32 - 2
@@ -160,18 +159,24 @@ def set_sigma(state: Any, sigma: jax.Array | float) -> Any:
     """The state of an estimator whose particles draw with another sigma from now on; nothing recompiles.
 
     Args:
-      state: of `gpes` and its presets, of `truncated_es`, or of an average over families of them.
+      state: of an estimator that keeps its sigma in its state, or of an average over families of them.
       sigma: f32[], std of the noise in units of theta; of a schedule, where it begins.
 
     Raises:
       ValueError: an estimator whose sigma is not part of its state.
     """
-    if isinstance(state, Particles):
-        if "sigma" not in getattr(state.state, "_fields", ()):
-            raise ValueError(
-                "estimator must have its sigma in its state (gpes, pes, nres, full_es, truncated_es) for it "
-                f"to change, got one with {type(state.state).__name__}"
-            )
-        new = jnp.broadcast_to(jnp.asarray(sigma, state.state.sigma.dtype), state.state.sigma.shape)
-        return state._replace(state=state.state._replace(sigma=new))
-    return state._replace(states={label: set_sigma(one, sigma) for label, one in state.states.items()})
+    found = []
+
+    def leaf(path, x):
+        if getattr(path[-1] if path else None, "name", None) != "sigma":
+            return x
+        found.append(path)
+        return jnp.broadcast_to(jnp.asarray(sigma, x.dtype), x.shape)
+
+    state = jax.tree_util.tree_map_with_path(leaf, state)
+    if not found:
+        raise ValueError(
+            "estimator must have its sigma in its state (gpes, pes, nres, full_es, truncated_es) for it "
+            f"to change, got one with {type(getattr(state, 'state', state)).__name__}"
+        )
+    return state

@@ -21,6 +21,7 @@ from meta_train.core.outer import OuterState, only, update_theta
 from meta_train.core.system import Rollout
 from meta_train.errors import ConfigError, join
 from meta_train.estimators import GradientEstimator
+from meta_train.estimators.noise import set_sigma
 from meta_train.population.base import Member, Trainer
 from meta_train.population.scoring import mean_log_loss
 from meta_train.population.traced_optimizers import PLACEHOLDER, numbers_of, others_of, searched_optimizer
@@ -134,7 +135,7 @@ def _step(settings, estimators, make, searched, lopt, num_devices) -> Callable[.
     def step(member, hypers, key, data):
         theta, inner = member.weights["theta"], member.inner
         if SIGMA in searched:
-            inner = with_sigma(inner, hypers[SIGMA])
+            inner = set_sigma(inner, hypers[SIGMA])
         estimator = _mixture(settings, estimators, hypers, num_devices)
         estimate, inner = estimator.estimate(theta, inner, key, data["train"])
         grad = only(lopt.trained, estimate.grad)
@@ -242,24 +243,15 @@ def run_settings(config: dict[str, Any], searched: tuple[str, ...]) -> RunConfig
     return settings
 
 
-def with_sigma(state: Any, sigma: Any) -> Any:
-    """An estimator's state whose noise has this std (f32[]) from its next draw on."""
-
-    def leaf(path, x):
-        return jnp.broadcast_to(jnp.asarray(sigma, x.dtype), x.shape) if _is_sigma(path) else x
-
-    return jax.tree_util.tree_map_with_path(leaf, state)
-
-
-def _is_sigma(path: tuple) -> bool:
-    return bool(path) and getattr(path[-1], "name", None) == SIGMA
-
-
 def _check_sigma(estimators, lopt, name):
     theta = jax.eval_shape(lopt.init, jax.random.key(0))
     state = [jax.eval_shape(one.init, theta, jax.random.key(0)) for one in estimators.values()]
-    if not any(_is_sigma(path) for path, _ in jax.tree_util.tree_leaves_with_path(state)):
-        raise ValueError(f"sigma is not in the state of the estimator {name}, so it cannot be searched")
+    try:
+        jax.eval_shape(set_sigma, state, 1.0)
+    except ValueError:
+        raise ValueError(
+            f"sigma is not in the state of the estimator {name}, so it cannot be searched"
+        ) from None
 
 
 def restart(inner: Any) -> Any:

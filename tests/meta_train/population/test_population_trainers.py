@@ -7,13 +7,14 @@ import optax
 import pytest
 
 from meta_train.errors import ConfigError
+from meta_train.estimators.noise import set_sigma
 from meta_train.population.base import Decision, Member, Rhythm, Setting, Trainer
 from meta_train.population.check_trainer import check_trainer
 from meta_train.population.controllers import pbt, random_search
 from meta_train.population.engine import Copy, engine
 from meta_train.population.lineage import winner
 from meta_train.population.mesh import member_mesh
-from meta_train.population.meta_training import meta_training, with_sigma
+from meta_train.population.meta_training import meta_training
 from meta_train.population.rounds import begin, evolve, population
 from meta_train.population.space import linear
 from meta_train.population.supervised import supervised
@@ -94,7 +95,7 @@ def test_a_sigma_is_written_where_the_estimator_keeps_it_and_nowhere_else(meta):
     given = {"learning_rate": jnp.float32(0.1), "sigma": jnp.float32(0.2)}
     shapes = jax.eval_shape(trainer.init, jax.random.key(0), given).inner
     state = jax.tree.map(lambda x: x if "key" in str(x.dtype) else np.zeros(x.shape, x.dtype), shapes)
-    for path, x in jax.tree_util.tree_leaves_with_path(with_sigma(state, 0.2)):
+    for path, x in jax.tree_util.tree_leaves_with_path(set_sigma(state, 0.2)):
         if isinstance(x, np.ndarray | jax.Array):
             assert (x == (np.float32(0.2) if name_of(path) == "sigma" else 0)).all()
 

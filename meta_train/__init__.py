@@ -1,14 +1,18 @@
 """Meta-training of learned optimizers: unrolled systems, outer-gradient estimators, the trainer.
 
-These eight names are the public Python API; each is imported when it is first used.
+These names are the public Python API; each is imported when it is first used.
 
-  load_config(path, overrides)      a YAML file as a validated `RunConfig`
-  train(config, directory)          a meta-training run; `resume=True` continues one bit for bit
+  load_config(source, overrides)    a YAML file or a dict as a validated `RunConfig`
+  train(config, directory)          a meta-training run, in a directory or in memory: theta, metrics as arrays
+  load_metrics(directory)           the metrics of a run as arrays, also while it runs
+  plot(*runs)                       runs in one figure: losses, signal-to-noise ratios, held-out scores
   load_run(directory, warn)         the trained theta of a run, with the objects that it was trained with
   evaluate(source)                  an optimizer against tuned rivals on tasks that it was not trained on
   export(run, directory)            a run's optimizer as an artefact for `learned_opt.load`
   diagnose_config(config)           which estimator, K, sigma and N suit a config, measured
-  train_population(config, directory)    random search, PBT, FIRE PBT or MF-PBT
+  load_population_config(source)    a YAML file or a dict as a validated `PopulationConfig`
+  train_population(config, directory)    random search, PBT, FIRE PBT or MF-PBT, in a directory or in memory
+  plot_population(run)              every member of a population over time
   check_estimator(factory, ...)     the conformance tests of an outer-gradient estimator
 """
 
@@ -22,20 +26,24 @@ if TYPE_CHECKING:
     from meta_train.cli.evaluate_source import evaluate_source as evaluate
     from meta_train.config.load import load as load_config
     from meta_train.diagnose.report import diagnose_run as diagnose_config
-    from meta_train.population.run import run_population as train_population
+    from meta_train.population.interactive import load_population_config, plot_population, train_population
     from meta_train.run.directory import load_trained as load_run
-    from meta_train.run.train import run as train
+    from meta_train.run.session import load_metrics, plot, train
     from meta_train.testing import check_estimator
 
 # Importing everything here would make each import of a small part of the package load all of it.
 _PLACES = {
     "load_config": "meta_train.config.load:load",
-    "train": "meta_train.run.train:run",
+    "train": "meta_train.run.session:train",
+    "load_metrics": "meta_train.run.session:load_metrics",
+    "plot": "meta_train.run.session:plot",
     "load_run": "meta_train.run.directory:load_trained",
     "evaluate": "meta_train.cli.evaluate_source:evaluate_source",
     "export": "meta_train.cli.artefact:export_run",
     "diagnose_config": "meta_train.diagnose.report:diagnose_run",
-    "train_population": "meta_train.population.run:run_population",
+    "load_population_config": "meta_train.population.interactive:load_population_config",
+    "train_population": "meta_train.population.interactive:train_population",
+    "plot_population": "meta_train.population.interactive:plot_population",
     "check_estimator": "meta_train.testing:check_estimator",
 }
 
@@ -45,7 +53,11 @@ __all__ = [
     "evaluate",
     "export",
     "load_config",
+    "load_metrics",
+    "load_population_config",
     "load_run",
+    "plot",
+    "plot_population",
     "train",
     "train_population",
 ]

@@ -1,8 +1,8 @@
 """The best theta of a run or a population as an artefact that needs nothing of this package to be used."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -16,17 +16,23 @@ from meta_train.population.best import load_best
 from meta_train.population.run import holds_population
 from meta_train.run.directory import load_trained
 from meta_train.run.experiment import own_architecture
+from meta_train.run.train import Result
 
 EVALUATION = "evaluation.json"
 
 
 def export_run(
-    run: Path, out: Path, warn: Callable[[str], None] = print, *, last: bool = False
-) -> Iterator[str]:
+    run: str | Path | Result,
+    out: str | Path,
+    warn: Callable[[str], None] = print,
+    *,
+    last: bool = False,
+) -> list[str]:
     """Writes the artefact of a run, with its card, and says what it is and how to load it.
 
     Args:
-      run: directory of the run, or of a finished population, whose best member counts.
+      run: directory of the run, or of a finished population, whose best member counts; or what `train`
+        returned.
       out: directory of the artefact; replaced if it is one.
       warn: called with a line for whatever was skipped.
       last: the moving average at a run's newest checkpoint, not its best theta.
@@ -34,27 +40,48 @@ def export_run(
     Raises:
       RunError, CheckpointError, ArtefactError: the run or the directory is not what it should be.
     """
-    if holds_population(run):
+    out = Path(out)
+    if isinstance(run, Result):
+        found = _of_result(run, last)
+    elif holds_population(Path(run)):
         if last:
             raise RunError(f"{run} is a population: only its best member can be exported")
-        best = load_best(run, warn)
-        foreign = _save(
-            out, best.settings, best.theta, best.provenance, _evaluation(run, best.outer_step, warn)
-        )
+        best = load_best(Path(run), warn)
         which = f"the best member ({best.provenance['member']}, round {best.provenance['round']})"
+        found = _Found(best.settings, best.theta, best.provenance, best.outer_step, which)
     else:
-        trained = load_trained(run, warn, last=last)
-        provenance = {
-            "outer_step": trained.outer_step,
-            "which": trained.which,
-            "held_out_score": trained.score,
-        }
-        evaluation = _evaluation(run, trained.outer_step, warn)
-        foreign = _save(out, trained.experiment.config, trained.theta, provenance, evaluation)
-        which = f"{trained.which} theta (outer step {trained.outer_step})"
-    yield f"{which} of {run} is in {out}"
+        trained = load_trained(Path(run), warn, last=last)
+        config, step = trained.experiment.config, trained.outer_step
+        found = _of_training(config, trained.theta, step, trained.which, trained.score)
+    directory = run.directory if isinstance(run, Result) else Path(run)
+    evaluation = None if directory is None else _evaluation(directory, found.outer_step, warn)
+    foreign = _save(out, found.config, found.theta, found.provenance, evaluation)
     own = f", architecture={foreign}" if foreign else ""
-    yield f"use it: tx = learned_opt.load({str(out)!r}, num_steps=...{own})"
+    return [
+        f"{found.which} of {directory or 'the run in memory'} is in {out}",
+        f"use it: tx = learned_opt.load({str(out)!r}, num_steps=...{own})",
+    ]
+
+
+class _Found(NamedTuple):
+    """What becomes an artefact, and `which` of a run's thetas it is, in words."""
+
+    config: RunConfig
+    theta: Any
+    provenance: dict[str, Any]
+    outer_step: int
+    which: str
+
+
+def _of_training(config: RunConfig, theta: Any, step: int, which: str, score: float | None) -> _Found:
+    provenance = {"outer_step": step, "which": which, "held_out_score": score}
+    return _Found(config, theta, provenance, step, f"{which} theta (outer step {step})")
+
+
+def _of_result(run: Result, last: bool) -> _Found:
+    if run.best_theta is None or run.best_step is None or last:
+        return _of_training(run.config, run.theta, run.outer_steps, "last", None)
+    return _of_training(run.config, run.best_theta, run.best_step, "best", run.best_score)
 
 
 def _save(

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from learned_opt.artefact.reading import FileError, read_bytes
+from meta_train.cli.learned_rivals import learned_rival
 from meta_train.cli.own_tasks import own_optimizer
-from meta_train.cli.sources import learned_rival, open_source, tasks_and_settings
+from meta_train.cli.sources import open_source, tasks_and_settings
 from meta_train.config.registry import Factory
 from meta_train.errors import RunError
 from meta_train.evaluation import document as document_lib
@@ -20,24 +21,27 @@ from meta_train.evaluation.picture import curves_png, scores_png
 from meta_train.evaluation.report import print_report
 from meta_train.evaluation.results import Evaluation
 from meta_train.evaluation.tables import best_rivals
+from meta_train.run.train import Result
 
 
 def evaluate_source(
-    text: str,
+    source: str | Path | Result,
     *,
     last: bool = False,
     rings: str | None = None,
     options: Mapping[str, Any] | None = None,
     cache: Path | None = None,
-    out: Path | None = None,
+    out: str | Path | None = None,
     json_file: Path | None = None,
     warn: Callable[[str], None] = print,
     architecture: Factory | str | None = None,
 ) -> Evaluation:
     """Evaluates a run, an artefact or an optimizer of optax, prints the tables, and writes all files.
 
+    Of a run in memory, what `train` returned, files are written only where `out` says so.
+
     Args:
-      text: see `open_source`.
+      source: see `open_source`.
       last: as there.
       rings: as "A+B", or tasks of one's own, "FILE.py:TASKS"; None for the default of the source.
       options: keyword arguments of `Settings`; None where the default is wanted.
@@ -60,19 +64,20 @@ def evaluate_source(
         options["rivals"] = [name for name in named if found[name] is None]
     if isinstance(architecture, str):
         architecture = own_optimizer(architecture)
-    source = open_source(text, warn, last=last, architecture=architecture)
-    tasks, settings, about_tasks = tasks_and_settings(source, rings, options)
-    out = source.out if out is None else out
-    refuse_foreign(out, json_file)
-    contestant = source.contestant(settings)
-    for line in source.what.get("warnings", ()):
+    opened = open_source(source, warn, last=last, architecture=architecture)
+    tasks, settings, about_tasks = tasks_and_settings(opened, rings, options)
+    out = opened.out if out is None else Path(out)
+    if out is not None:
+        refuse_foreign(out, json_file)
+    contestant = opened.contestant(settings)
+    for line in opened.what.get("warnings", ()):
         warn(line)
     with progress_bar() as progress:
         result = evaluate(contestant, tasks, settings, learned_rivals=others, cache=cache, progress=progress)
     about_tasks["learned_rivals"] = [rival.name for rival in others]
-    doc = document_lib.document(result, name=source.name, **source.what, **about_tasks)
+    doc = document_lib.document(result, name=opened.name, **opened.what, **about_tasks)
     print_report(doc)
-    for path in write(result, doc, out, json_file):
+    for path in () if out is None else write(result, doc, out, json_file):
         print(path)
     return result
 

@@ -71,7 +71,8 @@ def _bounds(annotated: Any) -> Schema:
     stand_in = {tuple: tuple[Any, ...], dict: dict[str, Any]}.get(origin, kind)
     if origin in (typing.Union, types.UnionType):
         return {}
-    found = TypeAdapter(typing.Annotated[(stand_in, *annotated.__metadata__)]).json_schema()
+    same: Any = typing.Annotated[(stand_in, *annotated.__metadata__)]
+    found = TypeAdapter(same).json_schema()
     return {
         key: value for key, value in found.items() if key not in ("type", "items", "additionalProperties")
     }

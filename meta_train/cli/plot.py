@@ -31,36 +31,17 @@ def add(commands: Any) -> None:
 def plot_command(args: argparse.Namespace) -> int:
     """`meta-train plot`."""
     from meta_train.errors import RunError
+    from meta_train.population.interactive import plot_population
     from meta_train.population.run import holds_population
-
-    populations = [run for run in args.runs if holds_population(run)]
-    if populations and (len(args.runs) > 1 or args.inner_steps):
-        raise RunError(f"{populations[0]} is a population, which is drawn alone, over its steps")
-    file = _plot_population(args.runs[0], args.out) if populations else _plot_runs(args)
-    print(f"drawn to {file}")
-    return 0
-
-
-def _plot_runs(args: argparse.Namespace) -> Path:
     from meta_train.run.plots import save
     from meta_train.run.session import plot
 
-    default = args.runs[0] / "metrics.png" if len(args.runs) == 1 else Path("runs") / "comparison.png"
-    file = args.out or default
-    save(plot(*args.runs, inner_steps=args.inner_steps), file)
-    return file
-
-
-def _plot_population(run: Path, out: Path | None) -> Path:
-    from meta_train.population import lineage
-    from meta_train.population.config import assemble
-    from meta_train.population.pictures import save_population
-    from meta_train.population.run import load_config
-
-    config = load_config(run)
-    records, parts = lineage.read(run), assemble(config)
-    file = out or run / "population.png"
-    log = [name for name, spec in config.hypers.items() if spec["name"] == "log"]
-    copied = config.copied.weights
-    save_population(parts.controller, parts.space, records, file, log=log, copied_weights=copied)
-    return file
+    populations, alone = [run for run in args.runs if holds_population(run)], len(args.runs) == 1
+    if populations and not (alone and not args.inner_steps):
+        raise RunError(f"{populations[0]} is a population, which is drawn alone, over its steps")
+    name = "population.png" if populations else "metrics.png"
+    file = args.out or (args.runs[0] / name if alone else Path("runs") / "comparison.png")
+    figure = plot_population(args.runs[0]) if populations else plot(*args.runs, inner_steps=args.inner_steps)
+    save(figure, file)
+    print(f"drawn to {file}")
+    return 0

@@ -1,7 +1,6 @@
 """`meta-train population`, `export-schedule` and `replay`: populations, and what they found."""
 
 import argparse
-from contextlib import nullcontext
 from pathlib import Path
 
 from meta_train.cli import processes
@@ -38,22 +37,15 @@ def population_command(args: argparse.Namespace) -> int:
     """`meta-train population`."""
     from meta_train.parallel import hosts
     from meta_train.population import config as config_lib
-    from meta_train.population.run import run_population
-    from meta_train.run import train
-    from meta_train.run.display import progress_display
-
-    def words(row: dict) -> dict[str, str]:
-        return {"fitness": f"best {row['fitness/best']:.4f}  median {row['fitness/median']:.4f}"}
+    from meta_train.population.interactive import train_population
+    from meta_train.run.train import SILENT
 
     processes.join(args)
     config = config_lib.load(args.config, args.overrides)
     directory = args.out or Path("runs") / Path(args.config).stem
     first = hosts.is_first()
-    display = (
-        progress_display(config.rounds, unit="round", words=words) if first else nullcontext(train.SILENT)
-    )
-    with display as display:
-        result = run_population(config, directory, resume=args.resume, display=display)
+    display = None if first else SILENT
+    result = train_population(config, directory, resume=args.resume, display=display)
     if not first:
         return 0
     print(f"best: member {result.slot}, fitness {result.fitness:.4f}")

@@ -1,7 +1,6 @@
 """`meta-train run`."""
 
 import argparse
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -31,17 +30,16 @@ def run_command(args: argparse.Namespace) -> int:
     """`meta-train run`."""
     from meta_train.config import load as config_lib
     from meta_train.parallel import hosts
-    from meta_train.run import train
-    from meta_train.run.display import progress_display
+    from meta_train.run.session import train
+    from meta_train.run.train import SILENT
 
     processes.join(args)
     config = config_lib.load(args.config, args.overrides)
     directory = args.out or Path("runs") / Path(args.config).stem
     if args.dry_run:
         return dry_run(config, args.json)
-    display = progress_display(config.outer_steps) if hosts.is_first() else nullcontext(train.SILENT)
-    with display as display:
-        result = train.run(config, directory, resume=args.resume, display=display, profile=args.profile)
+    display = None if hosts.is_first() else SILENT
+    result = train(config, directory, resume=args.resume, display=display, profile=args.profile)
     if not hosts.is_first():
         return 0
     if result.start_seconds is None:

@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import learned_opt
-from learned_opt import LearnedOptimizer, importers
+from learned_opt import LearnedOptimizer
 from learned_opt.artefact.format import WEIGHTS
 from learned_opt.artefact.load import packaged_like
 from meta_train.cli.own_tasks import own_tasks
-from meta_train.config.file import override
 from meta_train.config.own import split
 from meta_train.config.places import last
 from meta_train.config.registry import Factory
@@ -22,8 +21,8 @@ from meta_train.population.best import load_best
 from meta_train.population.run import holds_population
 from meta_train.population.run import load_config as load_population
 from meta_train.run.directory import CONFIG, load_config, load_trained
-from meta_train.run.experiment import held_out_families
-from meta_train.run.train import set_up_jax
+from meta_train.run.experiment import held_out_families, learned_optimizer
+from meta_train.run.train import Result, set_up_jax
 from tasks import NAMED, make, name_of
 from tasks.named import canonical
 from tasks.rings import HORIZONS, RINGS, VERSION
@@ -38,7 +37,7 @@ class Source(NamedTuple):
 
     Attributes:
       name: short, for tables and file names.
-      out: directory of the results, where none is asked for.
+      out: directory of the results, where none is asked for; None for a run in memory.
       what: where it comes from, as JSON values for the results.
       contestant: `(settings) -> Contestant`; only now is theta read.
       settings: keyword arguments of `Settings` that it suggests.
@@ -46,7 +45,7 @@ class Source(NamedTuple):
     """
 
     name: str
-    out: Path
+    out: Path | None
     what: dict[str, Any]
     contestant: Callable[[Settings], Contestant]
     settings: dict[str, Any]
@@ -54,7 +53,7 @@ class Source(NamedTuple):
 
 
 def open_source(
-    text: str,
+    source: str | Path | Result,
     warn: Callable[[str], None] = print,
     *,
     last: bool = False,
@@ -63,8 +62,9 @@ def open_source(
     """Finds what is to be evaluated.
 
     Args:
-      text: the directory of a run, of a population or of an artefact, "pretrained:NAME", "hub:USER/NAME",
-        or "optax:NAME", "optax:NAME_SCHEDULE", either with "@RATE" for a learning rate of its own.
+      source: the directory of a run, of a population or of an artefact, "pretrained:NAME", "hub:USER/NAME",
+        or "optax:NAME", "optax:NAME_SCHEDULE", either with "@RATE" for a learning rate of its own; or what
+        `train` returned.
       warn: called with a line for whatever was skipped.
       last: of a run, the moving average at the newest checkpoint, not its best theta.
       architecture: of an artefact, the factory of an architecture that is not of this package.
@@ -74,7 +74,9 @@ def open_source(
       RunError, ArtefactError: nothing that could be evaluated; `last` of what is not a run; an `architecture`
         of what is not an artefact.
     """
-    directory = Path(text)
+    if isinstance(source, Result):
+        return _of_result(source, last)
+    text, directory = str(source), Path(source)
     is_run = not text.startswith((OPTAX, PRETRAINED, HUB)) and (directory / CONFIG).is_file()
     if last and (not is_run or holds_population(directory)):
         raise RunError(f"--last is for a run, which {text} is not")
@@ -130,40 +132,6 @@ def held_out(text: str) -> dict[str, HeldOut]:
             raise ConfigError([Problem("tasks", message, min(twice))])
         found |= {label: HeldOut(family) for label, family in families.items()}
     return found
-
-
-def learned_rival(text: str) -> Contestant | None:
-    """A learned optimizer as a rival, as it is; None for the name of a hand-designed one.
-
-    Args:
-      text: "pretrained:NAME", "hub:USER/NAME", the directory of an artefact, or a file of another codebase's
-        weights, for instance Celo's `theta.state`, as "PATH?optimizer=celo&key=value": what
-        `meta-train import` takes.
-
-    Raises:
-      ConfigError: a setting that the file needs, or does not know.
-      ArtefactError: nothing that can be read.
-    """
-    path, _, query = text.partition("?")
-    if not (text.startswith((PRETRAINED, HUB)) or "/" in path or Path(path).exists()):
-        return None
-    if text.startswith((PRETRAINED, HUB)) or (Path(path) / WEIGHTS).is_file():
-        found = learned_opt.read(path)
-        return learned(text, found.lopt, found.theta, told=())
-    settings, problems = override({}, query.split("&") if query else [], lambda *_: None)
-    try:
-        if problems:
-            raise ConfigError(problems)
-        foreign = importers.read(path, **settings)
-    except importers.SettingProblem as error:
-        raise ConfigError([Problem("rivals", f"{path}: {error}", hint(text))]) from error
-    lopt = learned_opt.LEARNED_OPTIMIZERS[foreign.name](**foreign.options)
-    return learned(text, lopt, foreign.theta, told=())
-
-
-def hint(text: str) -> str:
-    """A rival's text with a setting, for messages."""
-    return text if "?" in text else f"{text}?optimizer=celo"
 
 
 def make_settings(**options: Any) -> Settings:
@@ -229,17 +197,25 @@ def _of_population(directory: Path, warn: Callable[[str], None]) -> Source:
     return _of_training(directory, best.settings, best.lopt, best.theta, what)
 
 
+def _of_result(result: Result, last: bool) -> Source:
+    best = result.best_theta is not None and not last
+    theta, step = (result.best_theta, result.best_step) if best else (result.theta, result.outer_steps)
+    lopt = learned_optimizer(result.config.model_copy(update={"init_from": None}))
+    what = {"which": "best" if best else "last", "outer_step": step}
+    return _of_training(result.directory, result.config, lopt, theta, what)
+
+
 def _of_training(
-    directory: Path, config: RunConfig, lopt: LearnedOptimizer, theta: Any, what: dict[str, Any]
+    directory: Path | None, config: RunConfig, lopt: LearnedOptimizer, theta: Any, what: dict[str, Any]
 ) -> Source:
     ring = config.evaluation.tasks if isinstance(config.evaluation.tasks, str) else ""
     length = config.inner.unroll_length
     trained_for = f"{length if isinstance(length, int) else f'{length.min} to {length.max}'} steps"
-    name = directory.resolve().name
+    name = "in memory" if directory is None else directory.resolve().name
     return Source(
         name,
         directory,
-        {"run": str(directory)} | what | {"trained_for": trained_for, "warnings": _trained_on(config)},
+        {"run": str(directory or name), **what, "trained_for": trained_for, "warnings": _trained_on(config)},
         lambda settings: learned(name, lopt, theta, settings.trials),
         {
             "horizons": config.evaluation.horizons,

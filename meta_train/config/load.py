@@ -23,9 +23,12 @@ def _schema(registries: Registries | None) -> Schema[RunConfig]:
 
 
 def load(
-    path: str | Path, overrides: Iterable[str] = (), *, registries: Registries | None = None
+    source: str | Path | dict[str, Any],
+    overrides: Iterable[str] = (),
+    *,
+    registries: Registries | None = None,
 ) -> RunConfig:
-    """The config in a YAML file, with overrides.
+    """The config in a YAML file or a dict, with overrides.
 
     An override that changes the `name` of a component drops its sibling keys that the newly named
     one does not have, as they came from the file for another one; values of other overrides stay.
@@ -40,7 +43,7 @@ def load(
     Raises:
       ConfigError: with everything that is wrong, one line each.
     """
-    return load_as(_schema(registries), path, overrides)
+    return load_as(_schema(registries), source, overrides)
 
 
 def parse(raw: dict[str, Any], *, registries: Registries | None = None) -> RunConfig:

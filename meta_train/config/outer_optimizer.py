@@ -35,7 +35,7 @@ def _full_name(spec: Any) -> Any:
 
 
 def short_names(name: str) -> list[str]:
-    """What a config may also write for a schedule: `cosine` and `cosine_decay` for `cosine_decay_schedule`."""
+    """Shorter names of a schedule: `cosine` and `cosine_decay` for `cosine_decay_schedule`."""
     cut = {name.removesuffix(ending) for ending in _ENDINGS if ending and name.endswith(ending)}
     return sorted(short for short in cut if _full_name({"schedule": short})["schedule"] == name)
 
@@ -70,7 +70,7 @@ def fill(spec: Any, where: str = "outer_optimizer") -> tuple[Spec, list[Problem]
 
 
 @functools.cache
-def optimizers() -> Registry:
+def optimizers() -> Open:
     """optax's name -> `(outer_steps, *, learning_rate, **options, clip_norm) -> optimizer`.
 
     One of a person's own, `(outer_steps, *, options) -> optimizer`, has the options of its signature alone.

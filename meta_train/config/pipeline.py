@@ -82,17 +82,22 @@ class Schema(NamedTuple, Generic[Config]):
         return None
 
 
-def load_as(schema: Schema[Config], path: str | Path, overrides: Iterable[str] = ()) -> Config:
-    """The config of a kind in a YAML file, with overrides; as `load`."""
+def load_as(
+    schema: Schema[Config], source: str | Path | dict[str, Any], overrides: Iterable[str] = ()
+) -> Config:
+    """The config of a kind in a YAML file or a dict, with overrides; as `load`."""
     overrides = list(overrides)
-    raw = placed(config_file.read(path), Path(path).absolute().parent)
+    if isinstance(source, dict):
+        raw, file = source, ""
+    else:
+        raw, file = placed(config_file.read(source), Path(source).absolute().parent), str(source)
     raw, problems = config_file.override(raw, overrides, schema.keys_of)
     config, found = _validated(schema, raw)
     overridden = [text.partition("=")[0].strip() + "." for text in overrides]
     for problem in found:
         key = problem.key + "."
         given = any(key.startswith(other) or other.startswith(key) for other in overridden)
-        problems.append(problem._replace(file=config_file.COMMAND_LINE if given else str(path)))
+        problems.append(problem._replace(file=config_file.COMMAND_LINE if given else file))
     if problems or config is None:
         raise ConfigError(problems)
     return config

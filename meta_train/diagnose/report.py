@@ -23,7 +23,7 @@ from meta_train.run.directory import METRICS, load_config, load_trained
 from meta_train.run.experiment import assemble, initial_theta
 from meta_train.run.metrics import read_jsonl
 from meta_train.run.random_walk import advice, assess, summary
-from meta_train.run.train import set_up_jax
+from meta_train.run.train import Result, set_up_jax
 
 FORMAT, VERSION = "meta-train/diagnosis", 1
 DIVERGED = 0.01  # the share of diverged windows from which the closing line warns
@@ -35,7 +35,7 @@ WIDE_ONLY = ("variance", "KiB", "diverged")
 def diagnose_run(
     config: RunConfig,
     *,
-    run: Path | None = None,
+    run: str | Path | Result | None = None,
     estimators: Sequence[str] | None = None,
     truncation_lengths: Sequence[int] | None = None,
     sigmas: Sequence[float] | None = None,
@@ -47,7 +47,7 @@ def diagnose_run(
 
     Args:
       config: tasks, learned optimizer and inner training; its seed names theta and every draw.
-      run: directory of a run whose best theta is taken; None for the initial one.
+      run: directory of a run whose best theta is taken, or what `train` returned; None for the initial one.
       estimators: instead of the usual ones; see `plan`.
       truncation_lengths: instead of the config's.
       sigmas: instead of the config's, a third and three times of it.
@@ -66,8 +66,8 @@ def diagnose_run(
     settings = plan(config, estimators, truncation_lengths, sigmas)
     with _progress() as progress:
         found = diagnose(experiment, theta, settings, num_samples=num_samples, progress=progress)
-    if run is not None:
-        print_progress(run)
+    if isinstance(run, str | Path):
+        print_progress(Path(run))
     print_table(found)
     if json_file is not None:
         replace(json_file, json.dumps(to_json(found, theta=where), indent=1, allow_nan=False) + "\n")
@@ -90,13 +90,21 @@ def _theta(config, init, run) -> tuple[Any, str]:
     """The theta to diagnose at, and what it is."""
     if run is None:
         return initial_theta(config, init), "initial theta"
-    trained = load_trained(run, lambda text: print(f"warning: {text}", file=sys.stderr))
     wanted = jax.eval_shape(init, jax.random.key(0))
-    if _shapes(trained.theta) != _shapes(wanted):
-        there = trained.experiment.config.learned_optimizer["name"]
-        name = config.learned_optimizer["name"]
-        raise RunError(f"theta of {run} ({there}) does not fit the config's learned optimizer ({name})")
-    return trained.theta, f"{trained.which} theta of {Path(run).name}, outer step {trained.outer_step}"
+    if isinstance(run, Result):
+        which, theta = ("last", run.theta) if run.best_theta is None else ("best", run.best_theta)
+        return _fitting(theta, wanted, run.config, config, "the run"), f"{which} theta of the run"
+    trained = load_trained(Path(run), lambda text: print(f"warning: {text}", file=sys.stderr))
+    theta = _fitting(trained.theta, wanted, trained.experiment.config, config, str(run))
+    return theta, f"{trained.which} theta of {Path(run).name}, outer step {trained.outer_step}"
+
+
+def _fitting(theta: Any, wanted: Any, there: RunConfig, here: RunConfig, run: str) -> Any:
+    """The theta of a run, if a config's learned optimizer can have it (RunError)."""
+    if _shapes(theta) != _shapes(wanted):
+        name, wanted_name = (one.learned_optimizer["name"] for one in (there, here))
+        raise RunError(f"theta of {run} ({name}) does not fit the config's learned optimizer ({wanted_name})")
+    return theta
 
 
 def _shapes(tree):

@@ -1,7 +1,6 @@
 """A population in one picture: every member's fitness and hyperparameters over time, and who copied whom."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,17 +45,11 @@ def draw_population(
     figure.legend(handles, labels, loc="outside upper center", ncols=min(4, len(labels)), frameon=False)
 
 
-def save_population(
-    controller: Controller, space: Space, records: Sequence[Record], path: Path, **options: Any
-) -> None:
-    """The picture of `draw_population` as a file; the ending of `path` names the format."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+def figure_of(space: Space) -> Any:
+    """An empty figure with room for the panels of `draw_population`."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 3 * (len(space) + 2)), layout="constrained", dpi=110)
-    FigureCanvasAgg(figure)
-    draw_population(controller, space, records, figure, **options)
-    figure.savefig(path)
+    return Figure(figsize=(9, 3 * (len(space) + 2)), layout="constrained", dpi=110)
 
 
 def _groups(controller: Controller):

@@ -2,7 +2,6 @@
 
 import contextlib
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,42 +10,59 @@ import numpy as np
 
 from meta_train.checkpoint.checkpoints import Checkpoints
 from meta_train.checkpoint.files import numbered
+from meta_train.checkpoint.memory import InMemory
 from meta_train.config import file as config_file
 from meta_train.errors import Interrupted, RunError
 from meta_train.parallel import hosts
 from meta_train.population import config as config_lib
-from meta_train.population import lineage
-from meta_train.population.base import Controller
 from meta_train.population.config import PopulationConfig
 from meta_train.population.engine import engine
+from meta_train.population.history import History, summary
 from meta_train.population.rounds import Population, Record, Stage, advance, begin, best_member
 from meta_train.population.streamed import placed, streamed
 from meta_train.run import loggers
-from meta_train.run.directory import CHECKPOINTS, CONFIG, METRICS, prepare_as
+from meta_train.run.directory import CHECKPOINTS, CONFIG, prepare_as, refuse_changed, settings_of
 from meta_train.run.hooks import lost_process
-from meta_train.run.metrics import Writer, all_of, jsonl_writer
+from meta_train.run.metrics import columns
 from meta_train.run.provenance import refuse_changed_sources
 from meta_train.run.train import SILENT, Display, set_up_jax, stop_signals
 
 
 class PopulationResult(NamedTuple):
-    """What a finished population leaves behind."""
+    """What a finished population leaves behind.
 
-    directory: Path  # of the run
-    slot: int  # the best ranked member
-    fitness: float  # of its last round
-    test: dict[str, float]  # what its trainer reports of it on data that nothing was selected by
-    seconds: float  # of this session
+    Attributes:
+      config: of the population.
+      directory: of the run; None for a population in memory.
+      slot: the best ranked member.
+      fitness: of its last round.
+      test: what its trainer reports of it on data that nothing was selected by.
+      weights: what that member has trained; of a meta-training, "ema" is the theta to use.
+      records: every round, for `lineage.winner`; empty in all processes but the first.
+      metrics: name -> f64[rounds], as `columns` gives them; empty in all processes but the first.
+      seconds: of this session.
+    """
+
+    config: PopulationConfig
+    directory: Path | None
+    slot: int
+    fitness: float
+    test: dict[str, float]
+    weights: Any
+    records: list[Record]
+    metrics: dict[str, np.ndarray]
+    seconds: float
 
 
 def run_population(
-    config: PopulationConfig, directory: Path, *, resume: bool = False, display: Display = SILENT
+    config: PopulationConfig, directory: Path | None, *, resume: bool = False, display: Display = SILENT
 ) -> PopulationResult:
     """Trains a population as a config says.
 
     Args:
       config: what to do.
-      directory: of the run: config.yaml, checkpoints/, lineage.jsonl, metrics.jsonl; created if missing.
+      directory: of the run: config.yaml, checkpoints/, lineage.jsonl, metrics.jsonl; created if missing. None
+        for a population in memory, which writes nothing: asked to stop, it returns what it has.
       resume: continue the run in that directory, bit for bit as if it had not stopped.
       display: where progress is shown.
 
@@ -57,52 +73,65 @@ def run_population(
       CheckpointError, MetricsError: a file could not be written.
     """
     began = time.perf_counter()
+    if directory is None and resume:
+        raise RunError("resume must be false for a population in memory, which has nothing to go on with")
     set_up_jax(config)  # type: ignore[arg-type]  # its `runtime` section is the same
     hosts.agree("config", config_lib.resolved(config))
     if not hosts.is_first():
         display = SILENT
     loggers.check(config.logging, directory)
     run = build_population(config)
-    held = contextlib.ExitStack()
+    held, resolved = contextlib.ExitStack(), config_lib.resolved(config)
     directory = hosts.first_then_all(
-        lambda: prepare_as(
-            directory, config_lib.resolved(config), _read_config, resume or not hosts.is_first(), held
+        lambda: (
+            directory and prepare_as(directory, resolved, _read_config, resume or not hosts.is_first(), held)
         )
     )
     try:
         with held:
-            stage, record = _train(config, run, directory, resume, display)
+            stage, history = _train(config, run, directory, resume, display)
         found = run.engine.test(stage.members, run.trainer.data)
         test = {name: np.asarray(values) for name, values in found.items()}
     except (jax.errors.JaxRuntimeError, ValueError) as error:
         if not hosts.several():
             raise
         raise lost_process("population", error, _last_checkpoint(directory)) from error
+    record = history.last()
     slot = best_member(run.controller, record)
-    test = {name: float(values[slot]) for name, values in test.items()}
-    return PopulationResult(directory, slot, float(record.fitness[slot]), test, time.perf_counter() - began)
+    return PopulationResult(
+        config,
+        directory,
+        slot,
+        float(record.fitness[slot]),
+        {name: float(values[slot]) for name, values in test.items()},
+        None if hosts.several() else jax.tree.map(lambda x: x[slot], stage.members.weights),
+        history.records(),
+        columns(history.rows()),
+        time.perf_counter() - began,
+    )
 
 
 def _train(
-    config: PopulationConfig, run: Population, directory: Path, resume: bool, display: Display
-) -> tuple[Stage, Record]:
-    """Trains the remaining rounds: the last stage, and the record of the last round."""
-    every, record = config.checkpoint.every, None
-    with (
-        Checkpoints(
-            directory / CHECKPOINTS, max_to_keep=config.checkpoint.max_to_keep, warn=display.warn
-        ) as checkpoints,
-        stop_signals() as asked_to_stop,
-    ):
+    config: PopulationConfig, run: Population, directory: Path | None, resume: bool, display: Display
+) -> tuple[Stage, History]:
+    """Trains the remaining rounds: the last stage, and the history of all rounds."""
+    every, keep = config.checkpoint.every, config.checkpoint.max_to_keep
+    settings = {} if directory is None else {"settings": settings_of(directory)}
+    if directory is None:
+        store: Any = InMemory(keep=False)
+    else:
+        store = Checkpoints(directory / CHECKPOINTS, max_to_keep=keep, warn=display.warn)
+    with store as checkpoints, stop_signals() as asked_to_stop:
         stage, meta = begin(run), {}
         restored = checkpoints.restore(stage.members) if resume else None
-        if restored is not None:
+        if restored is not None and directory is not None:  # one in memory restores nothing
             stage, meta = _stage(restored), restored.meta
+            refuse_changed(directory, restored.step, meta, display.warn)
             display.say(f"resumed after round {stage.round}")
         first, done = stage.round if resume else None, stage.round * config.round_steps
         with (
             streamed(run.trainer, run.engine.mesh, done, meta.get("streams")) as stream,
-            _Files(config, directory, first, meta.get("wandb_id"), display) as files,
+            History(config, directory, first, meta.get("wandb_id"), display) as history,
         ):
             if stage.round < config.rounds:
                 display.begin(stage.round)
@@ -110,20 +139,26 @@ def _train(
                 data = stream.at(stage.round * config.round_steps)
                 stage, record = advance(run, stage, data, last=stage.round + 1 == config.rounds)
                 row = summary(run.controller, record, stage)
-                files.write(record, row)
+                history.write(record, row)
                 display.step(stage.round)
                 display.row(row)
                 stop = asked_to_stop()
                 if stop or stage.round == config.rounds or (every and stage.round % every == 0):
                     streams = stream.position(stage.round * config.round_steps)
-                    checkpoints.save(stage.round, stage.members, _meta(stage, streams, files.wandb_id))
+                    meta = _meta(stage, streams, history.wandb_id) | settings
+                    checkpoints.save(stage.round, stage.members, meta)
                 if stop and stage.round < config.rounds:
+                    if directory is None:
+                        display.warn(f"stopped after round {stage.round}")
+                        break
                     checkpoints.wait()
                     raise Interrupted(stage.round, "round")
-    return stage, record or lineage.read(directory)[-1]
+    return stage, history
 
 
-def _last_checkpoint(directory: Path) -> str:
+def _last_checkpoint(directory: Path | None) -> str:
+    if directory is None:
+        return "nothing is saved of a population in memory"
     saved = numbered(directory / CHECKPOINTS)
     return f"the last good checkpoint is {saved[-1]}" if saved else "no checkpoint was saved yet"
 
@@ -180,62 +215,3 @@ def _stage(restored: Any) -> Stage:
     meta = restored.meta
     hypers = {name: np.asarray(values, float) for name, values in meta["hypers"].items()}
     return Stage(restored.step, restored.state, hypers, meta["controller"], np.asarray(meta["ancestors"]))
-
-
-class _Files:
-    """lineage.jsonl, metrics.jsonl and the loggers, of process 0 alone; closed in any case."""
-
-    def __init__(self, config: PopulationConfig, directory: Path, resume_round, wandb_id, display) -> None:
-        self._lineage: Writer = all_of([])
-        self._metrics: Writer = all_of([])
-        self.wandb_id = wandb_id
-        if not hosts.is_first():
-            return
-        self._lineage = jsonl_writer(directory / lineage.LINEAGE, resume_step=resume_round)
-        metrics = jsonl_writer(directory / METRICS, resume_step=resume_round)
-        dashboards = loggers.open_all(
-            config.logging,
-            directory,
-            config=config_lib.resolved(config),
-            resume_step=resume_round,
-            wandb_id=wandb_id,
-            warn=display.warn,
-            say=display.say,
-        )
-        self._metrics = all_of([metrics, *dashboards])
-        self.wandb_id = self._metrics.run_id
-
-    def write(self, record: Record, row: dict[str, float]) -> None:
-        self._lineage.write(record.round, lineage.to_row(record))
-        self._metrics.write(record.round, row)
-
-    def __enter__(self) -> "_Files":
-        return self
-
-    def __exit__(self, *exception: Any) -> None:
-        all_of([self._lineage, self._metrics]).close()
-
-
-def summary(controller: Controller, record: Record, stage: Stage) -> dict[str, float]:
-    """The round in a row of scalars.
-
-    `fitness/best`, `fitness/median`, `fitness/SLOT`; `GROUP/NAME/q10`, `q50`, `q90` of every hyperparameter;
-    `events/KIND`; `diverged`; `ancestors`, the members of the first round that still have descendants;
-    `evaluators_busy`.
-    """
-    ranked = record.fitness[controller.ranked]
-    row: dict[str, float] = {"steps": record.step, "best_slot": best_member(controller, record)}
-    row |= {"fitness/best": float(ranked.max()), "fitness/median": float(np.median(ranked))}
-    row |= {f"fitness/{slot}": float(value) for slot, value in enumerate(record.fitness)}
-    row["diverged"] = float(np.mean(~np.isfinite(record.fitness)))
-    row["ancestors"] = len(np.unique(stage.ancestors[controller.ranked]))
-    for label, members in controller.groups.items():
-        for name, values in record.hypers.items():
-            for q in (10, 50, 90):
-                row[f"{label}/{name}/q{q}"] = float(np.percentile(values[members], q))
-    for kind, count in Counter(event["event"] for event in record.events).items():
-        row[f"events/{kind}"] = count
-    if "evaluations" in stage.controller:
-        busy = [found is not None for found in stage.controller["evaluations"]]
-        row["evaluators_busy"] = float(np.mean(busy))
-    return row

@@ -97,7 +97,8 @@ def _in_notebook(outer_steps, unit, words) -> Iterator[Display]:
     numbers: dict[str, str] = {}
     bar = _bar(unit, auto_refresh=False)
     task = bar.add_task("", total=outer_steps, numbers="compiling")
-    handle, drawn = display(bar, display_id=True), time.monotonic()
+    handle: Any = display(bar, display_id=True)
+    drawn = time.monotonic()
 
     def step(done):
         nonlocal drawn

@@ -132,7 +132,7 @@ def trackio_writer(
       warn: called with one line for what goes wrong.
       say: called with how to look at the project.
     """
-    import trackio
+    import trackio  # type: ignore[import-not-found]  # nothing else here needs it
 
     with contextlib.redirect_stdout(io.StringIO()):  # its greeting would tear the progress bar
         run = trackio.init(

@@ -9,10 +9,10 @@ import pytest
 
 import learned_opt
 from meta_train.cli import main as cli
+from meta_train.cli.learned_rivals import learned_rival
 from meta_train.cli.sources import (
     _trained_on,
     held_out,
-    learned_rival,
     make_settings,
     open_source,
     tasks_and_settings,

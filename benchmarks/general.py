@@ -37,7 +37,7 @@ def main() -> None:
 
 def write(directory: str, numbers: dict[str, float]) -> None:
     """Writes the artefact that the numbers, by their names in NUMBERS, stand for."""
-    within = {**numbers, **dict.fromkeys(LEVELS, 0.0)}
+    within, wide = {**numbers, **dict.fromkeys(LEVELS, 0.0)}, numbers.get("wide", 0.0)
     learned_opt.save(
         directory,
         name="spectral",
@@ -45,7 +45,9 @@ def write(directory: str, numbers: dict[str, float]) -> None:
             "learning_rate": round(RATE * float(np.exp(numbers["level"])), 6),
             "weight_decay": round(DECAY * float(np.exp(numbers["log_decay"])), 6),
         },
-        theta=jax.tree.map(np.asarray, theta_of(np.array([within[name] for name in NUMBERS], np.float32))),
+        theta=jax.tree.map(
+            np.asarray, theta_of(np.array([within[name] for name in NUMBERS], np.float32), wide)
+        ),
         horizon=(200, 1000),
         parameters=320_000,
         provenance={

@@ -1,5 +1,6 @@
 """The rate of the `spectral` optimizer: a schedule that is learned, and signals of the gradients' noise."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from learned_opt.architectures.features import (
 
 WARMUP = 0.05  # of the training
 USUAL = 500  # steps of a training, at which the input log T is 0
-WIDTH = 32  # of a matrix, at which the input log width is 0
+WIDTH = 64  # of a matrix, at which both inputs of the width are 0
 MEAN = 0.95  # decay of the running means of signals
 TIMES = len(TIMESCALES) + len(FRACTIONS) + 1
 SIGNALS = 6
@@ -64,16 +65,25 @@ def group_of(shape: Sequence[int], vector: bool) -> int:
     return 2 if vector else int(len(shape) > 2)
 
 
+def width_inputs(shape: Sequence[int], vector: bool) -> tuple[float, float]:
+    """log(width / WIDTH) of a matrix narrower than WIDTH, and of a wider one; the other is 0, as for vectors.
+
+    The width is the smaller one of its two sides.
+    """
+    side = WIDTH if vector else min(shape[-1], math.prod(shape[:-1]))
+    log_width = math.log(side / WIDTH)
+    return min(log_width, 0.0), max(log_width, 0.0)
+
+
 def learned_rates(
     theta: Any, groups: Any, widths: Any, signals: jax.Array, count: jax.Array, num_steps: Any, limit: float
 ) -> jax.Array:
     """f32[M]: of each tensor, warm-up and cosine times the exponential of what is learned.
 
     Args:
-      theta: its `schedule` and `signals` have weights for each of GROUPS, its `width` is one weight.
+      theta: its `schedule` and `signals` have weights for each of GROUPS, its `width` has two.
       groups: i32[M], the index in GROUPS of each tensor.
-      widths: f32[M], log(width / WIDTH) of each matrix or kernel, 0 for vectors; the width is the smaller
-        one of its two sides.
+      widths: f32[M, 2], of `width_inputs`.
       signals: of `noise_signals`.
       count: i32[], updates before this one.
       num_steps: T.
@@ -85,7 +95,7 @@ def learned_rates(
     learned = jnp.stack(
         [theta["schedule"][group] @ times + signals @ theta["signals"][group] for group in GROUPS]
     )
-    learned = learned[jnp.asarray(groups), jnp.arange(len(signals))] + theta["width"] * jnp.asarray(widths)
+    learned = learned[jnp.asarray(groups), jnp.arange(len(signals))] + jnp.asarray(widths) @ theta["width"]
     return warmup_cosine(count, num_steps) * jnp.exp(jnp.clip(learned, -limit, limit))
 
 

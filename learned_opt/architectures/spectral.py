@@ -21,7 +21,6 @@ from learned_opt.architectures.learned_rate import (
     GROUPS,
     SIGNALS,
     TIMES,
-    WIDTH,
     Signals,
     group_of,
     init_signals,
@@ -29,6 +28,7 @@ from learned_opt.architectures.learned_rate import (
     log_steps,
     noise_signals,
     observed,
+    width_inputs,
 )
 from learned_opt.architectures.network import dense, dummy_tensor, fan_in, per_parameter_mlp, tree_like
 from learned_opt.architectures.options import checked, path_matcher
@@ -84,7 +84,7 @@ def spectral(
 
     `matrices: p <- p - r (sqrt(max(1, outputs / inputs)) O + decay p)`
     `vectors:  p <- p - r (vector_rate A + decay p)`
-    `r = learning_rate * base(t / T) * exp(clip(w @ times + u @ signals + v log(width / 32)))`
+    `r = learning_rate * base(t / T) * exp(clip(w @ times + u @ signals + v @ widths))`
 
     O is the orthogonalised Nesterov momentum of a matrix, as in Muon; the last axis of a tensor is its
     outputs, all others together are its inputs, those of a kernel too. Where there are more outputs than
@@ -97,12 +97,12 @@ def spectral(
     What is learned, for matrices, for kernels (rank 3 and higher) and for everything else: a schedule that is
     linear in the time t (11 scales), t / T (9 fractions) and log T, and a rate that follows signals of the
     tensor's gradients (`noise_signals`), its own and the means over all tensors. It is clipped, and always
-    ends at 0. Besides, the momentum, a factor on the weight decay, and how the rate depends on the width of a
-    matrix and the weight decay on log T.
+    ends at 0. Besides, the momentum, a factor on the weight decay and how that depends on log T, and two
+    powers of the width of a matrix, below and above 64.
     With `hidden`, an MLP of that width gives each parameter a correction to the momentum before it is
     orthogonalised, and to A, whose size it leaves as it was: the network chooses a direction, never a size.
-    theta (85 meta-parameters at the defaults): `schedule.{matrices,kernels,vectors}` f32[21],
-    `signals.{matrices,kernels,vectors}` f32[6], `width` and `momentum` f32[], `weight_decay` f32[2]; with
+    theta (86 meta-parameters at the defaults): `schedule.{matrices,kernels,vectors}` f32[21],
+    `signals.{matrices,kernels,vectors}` f32[6], `width` and `weight_decay` f32[2], `momentum` f32[]; with
     `hidden`, `nn/~/{w,b}{0,1}`.
 
     Args:
@@ -144,8 +144,8 @@ def spectral(
         theta: dict[str, Any] = {
             "schedule": {group: jnp.zeros(TIMES) for group in GROUPS},
             "signals": {group: jnp.zeros(SIGNALS) for group in GROUPS},
-            **{name: jnp.zeros([]) for name in ("width", "momentum")},
-            "weight_decay": jnp.zeros(2),
+            "momentum": jnp.zeros([]),
+            **{name: jnp.zeros(2) for name in ("width", "weight_decay")},
         }
         if hidden:
             theta["nn"] = net.init(key, [dummy_tensor(rule.decays("matrix"))], jnp.zeros([1, SIGNALS]))
@@ -253,12 +253,11 @@ def corrected(direction: jax.Array, correction: jax.Array) -> jax.Array:
 
 
 def _groups_and_widths(tensors, which):
-    """Of each tensor, its index in GROUPS and its input log(width / WIDTH)."""
+    """Of each tensor, its index in GROUPS and its inputs of the width."""
     shapes = [t.param.shape for t in tensors]
     vectors = [kind == "vector" for kind in which]
     groups = [group_of(shape, vector) for shape, vector in zip(shapes, vectors, strict=True)]
-    sides = [min(shape[-1], math.prod(shape[:-1])) for shape in shapes]
-    return groups, [0.0 if v else math.log(side / WIDTH) for v, side in zip(vectors, sides, strict=True)]
+    return groups, [width_inputs(shape, vector) for shape, vector in zip(shapes, vectors, strict=True)]
 
 
 def _observe(grads, state, params, decays, num_steps):

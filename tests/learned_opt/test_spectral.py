@@ -209,7 +209,8 @@ def test_the_integral_of_agreement_lowers_the_rate_of_a_tensor_that_oscillates_f
 
 
 @pytest.mark.parametrize(
-    ("shape", "group"), [((8, 8), "matrices"), ((3, 3, 4, 8), "kernels"), ((8,), "vectors"), ((8, 1), "vectors")]
+    ("shape", "group"),
+    [((8, 8), "matrices"), ((3, 3, 4, 8), "kernels"), ((8,), "vectors"), ((8, 1), "vectors")],
 )
 def test_matrices_kernels_and_vectors_have_rates_of_their_own(shape, group):
     g = jnp.cos(jnp.arange(np.prod(shape, dtype=float))).reshape(shape)
@@ -220,10 +221,10 @@ def test_matrices_kernels_and_vectors_have_rates_of_their_own(shape, group):
         assert differs == (other == group)
 
 
-def test_the_learned_width_moves_the_rate_of_wide_matrices_only():
+def test_the_learned_widths_move_the_rate_by_one_power_below_64_and_by_another_above():
     th = theta()
-    th["width"] = jnp.float32(-0.5)
-    for width, factor in ((32, 1.0), (128, 0.5)):
+    th["width"] = jnp.array([1.0, -0.5])
+    for width, factor in ((32, 0.5), (64, 1.0), (128, 0.5**0.5)):
         g = jax.random.normal(jax.random.key(0), (width, 200))
         found = size_of_last_step(th, [g], g) / size_of_last_step(theta(), [g], g)
         np.testing.assert_allclose(found, factor, rtol=1e-5)

@@ -11,8 +11,8 @@ import numpy as np
 import optax
 
 from meta_train.estimators import ESTIMATORS
-from meta_train.testing.toys import influence_balancing
 from reproductions import common
+from reproductions.systems.influence_balancing import influence_balancing
 from reproductions.systems.outer_problem import OuterProblem
 
 PAIRS = 500  # 1000 rollouts

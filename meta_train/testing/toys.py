@@ -1,6 +1,5 @@
 """Toy systems whose outer gradient is known in closed form: the ground truth of every estimator."""
 
-import math
 from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple
 
@@ -32,7 +31,7 @@ class ToyState(NamedTuple):
     t: jax.Array
 
 
-def _toy(update, loss, s0, unroll_length, *, loss_period=1):
+def recurrence(update, loss, s0, unroll_length, *, loss_period=1) -> UnrolledSystem:
     """`s <- update(theta, s, key)`, with `loss(s)` every `loss_period` steps; the first s is s0, or theta."""
 
     def init(theta, key):
@@ -57,7 +56,7 @@ def accumulator(*, unroll_length: Annotated[int, Ge(1)] = 20, terminal: bool = F
         it): the gradient is T + 1, and K when truncated.
     """
     length = unroll_length
-    system = _toy(
+    system = recurrence(
         lambda theta, s, key: s + theta,
         lambda s: s,
         None if terminal else 0.0,
@@ -76,7 +75,7 @@ def linear_quadratic(*, unroll_length: Annotated[int, Ge(1)] = 50) -> Toy:
     Args:
       unroll_length: T; the sum of the gradient is 316.6524 at T = 50.
     """
-    system = _toy(
+    system = recurrence(
         lambda theta, s, key: 0.9 * s + theta, lambda s: 0.5 * jnp.square(s - 1), 0.0, unroll_length
     )
     t = np.arange(1, unroll_length + 1)
@@ -115,9 +114,9 @@ def vector_linear_quadratic(
     def loss(s):
         return 0.5 * s @ cost @ s + q @ s
 
-    quiet = _toy(lambda theta, s, key: update(theta, s, key, 0.0), loss, np.zeros(5), unroll_length)
+    quiet = recurrence(lambda theta, s, key: update(theta, s, key, 0.0), loss, np.zeros(5), unroll_length)
     return Toy(
-        _toy(update, loss, np.zeros(5), unroll_length),
+        recurrence(update, loss, np.zeros(5), unroll_length),
         theta,
         lambda sigma, period: truncated_gradient(quiet, theta, unroll_length, unroll_length),
         lambda k: truncated_gradient(quiet, theta, unroll_length, k),
@@ -132,7 +131,7 @@ def product(*, unroll_length: Annotated[int, Ge(1)] = 4) -> Toy:
         periods 1 / 2 / 4.
     """
     length, theta = unroll_length, 0.8
-    system = _toy(lambda theta, s, key: theta * s, lambda s: s, 1.0, length, loss_period=length)
+    system = recurrence(lambda theta, s, key: theta * s, lambda s: s, 1.0, length, loss_period=length)
 
     def gradient(sigma, period):
         moments = [1.0, theta]  # E (theta + noise)^k
@@ -141,78 +140,6 @@ def product(*, unroll_length: Annotated[int, Ge(1)] = 4) -> Toy:
         return length * moments[period] ** (length // period - 1) * moments[period - 1]
 
     return Toy(system, jnp.float32(theta), gradient, lambda k: k * theta ** (length - 1))
-
-
-def exponential(*, unroll_length: Annotated[int, Ge(1)] = 6) -> Toy:
-    """`s <- s + theta`, theta = 0.1; exp(s_T / 2) is the loss: the other fingerprint of the smoothing.
-
-    Args:
-      unroll_length: T. At T = 6 and sigma = 0.4 the gradient is 4.566 / 5.148 / 5.804 / 8.320 for
-        noise periods 1 / 2 / 3 / 6.
-    """
-    length, theta, c = unroll_length, 0.1, 0.5
-    system = _toy(lambda theta, s, key: s + theta, lambda s: jnp.exp(c * s), 0.0, length, loss_period=length)
-
-    def gradient(sigma, period):
-        variance = (sigma * period) ** 2 * (length // period)  # of s_T
-        return c * length * math.exp(c * length * theta + c**2 * variance / 2)
-
-    return Toy(system, jnp.float32(theta), gradient, lambda k: c * k * math.exp(c * length * theta))
-
-
-def influence_balancing(
-    *,
-    unroll_length: Annotated[int, Ge(1)] | None = None,
-    loss_period: Annotated[int, Ge(1)] = 1,
-) -> Toy:
-    """Short-term influence of theta against its long-term influence (Tallec & Ollivier 2017).
-
-    23 states, `s <- A s + theta p`, A = 1/2 on the diagonal and above it, p = +1 for the first 10
-    states and -1 for the others, s_0 = 1, loss (s[0] - 1)^2 / 2, theta = 1/2. The best theta is -1/6;
-    gradients truncated to at most 40 steps point away from it.
-
-    Args:
-      unroll_length: T; None for the endless problem, whose `gradient` is that of the stationary state.
-      loss_period: steps from one loss to the next (times `loss_period`, so that the mean does not change).
-    """
-    a = 0.5 * (np.eye(23) + np.eye(23, k=1))
-    p = np.where(np.arange(23) < 10, 1.0, -1.0)
-    a32, p32, theta = jnp.asarray(a, jnp.float32), jnp.asarray(p, jnp.float32), 0.5
-    system = _toy(
-        lambda theta, s, key: a32 @ s + theta * p32,
-        lambda s: 0.5 * jnp.square(s[0] - 1),
-        np.ones(23),
-        unroll_length,
-        loss_period=loss_period,
-    )
-
-    def truncated(k):
-        steps, s, influence, total = unroll_length or 1000, np.ones(23), np.zeros(23), []
-        if unroll_length is None:
-            s = np.linalg.solve(np.eye(23) - a, theta * p)
-        for t in range(steps):
-            influence = a @ (np.zeros(23) if t % k == 0 else influence) + p
-            s = a @ s + theta * p
-            total.append((s[0] - 1) * influence[0] * ((t + 1) % loss_period == 0) * loss_period)
-        return float(np.mean(total[-k:] if unroll_length is None else total))
-
-    def gradient(sigma, period):
-        if unroll_length is not None:
-            return truncated(unroll_length)
-        slope = np.linalg.solve(np.eye(23) - a, p)[0]
-        return float((theta * slope - 1) * slope)
-
-    return Toy(system, jnp.float32(theta), gradient, truncated)
-
-
-TOYS = {
-    "accumulator": accumulator,
-    "exponential": exponential,
-    "influence_balancing": influence_balancing,
-    "linear_quadratic": linear_quadratic,
-    "product": product,
-    "vector_linear_quadratic": vector_linear_quadratic,
-}
 
 
 def truncated_gradient(system: UnrolledSystem, theta: Any, unroll_length: int, truncation_length: int) -> Any:

@@ -15,6 +15,7 @@ from meta_train.core.system import (
     unroll,
 )
 from meta_train.testing import toys
+from reproductions.systems.influence_balancing import influence_balancing
 
 
 def walk(length=6, *, worst_loss=1e6):
@@ -103,7 +104,7 @@ def test_staggering_does_not_change_the_fresh_state():
 
 @pytest.mark.parametrize("stagger", [None, 1, 10])
 def test_an_endless_problem_never_finishes(stagger):
-    toy = toys.influence_balancing()
+    toy = influence_balancing()
     rollout = start(toy.system, toy.theta, jax.random.key(0), stagger=stagger)
     assert int(rollout.length) == ENDLESS and not bool(finished(rollout))
 

@@ -15,6 +15,7 @@ from meta_train.testing import loop, toys
 from meta_train.testing.conformance import LIMITS, UNBIASED, check_pooled
 from meta_train.testing.episodes import check_episodes
 from meta_train.testing.subject import Subject, build, truncates
+from reproductions.systems.influence_balancing import influence_balancing
 
 UNBIASED_NAMES = [name for name, claim in CLAIMS.items() if claim.smoothing]
 TRUNCATED_NAMES = [name for name, claim in CLAIMS.items() if not claim.smoothing]
@@ -88,7 +89,7 @@ def test_a_window_that_does_not_divide_the_length_is_refused(name):
 
 @pytest.mark.parametrize("name", [n for n in ESTIMATORS if not truncates(ESTIMATORS[n])])
 def test_whole_inner_problems_need_one_constant_length(name):
-    for system in (loop.probe(), toys.influence_balancing().system):
+    for system in (loop.probe(), influence_balancing().system):
         with pytest.raises(ValueError, match="^unroll_length must be one constant number"):
             ESTIMATORS[name](system)
 

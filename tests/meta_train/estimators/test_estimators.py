@@ -16,6 +16,7 @@ from meta_train.testing import toys
 from meta_train.testing.conformance import compare, sample_gradients
 from meta_train.testing.loop import to_host
 from meta_train.testing.subject import build
+from reproductions.systems.influence_balancing import influence_balancing
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -90,7 +91,7 @@ def test_windows_of_a_whole_inner_problem_are_full_es(toy):
 
 @pytest.mark.parametrize("remat", [True, False])
 def test_backpropagation_through_a_whole_inner_problem_is_the_true_gradient(remat):
-    toy = toys.influence_balancing(unroll_length=100)
+    toy = influence_balancing(unroll_length=100)
     estimator = ESTIMATORS["tbptt"](
         toy.system, num_particles=2, truncation_length=100, remat=remat, stagger=False
     )
@@ -100,7 +101,7 @@ def test_backpropagation_through_a_whole_inner_problem_is_the_true_gradient(rema
 
 @pytest.mark.parametrize("window", [1, 10, 50])
 def test_influence_balancing_deceives_short_windows(window):
-    toy = toys.influence_balancing(unroll_length=100)
+    toy = influence_balancing(unroll_length=100)
     estimator = ESTIMATORS["tbptt"](toy.system, num_particles=1, truncation_length=window, stagger=False)
     mean = np.mean(trajectory(estimator, toy.theta, windows=100 // window))
     np.testing.assert_allclose(100 * mean, {1: -26.0, 10: -177.6, 50: 1008.7}[window], rtol=1e-3)
@@ -151,20 +152,20 @@ def test_pathwise_gradients_of_the_running_window_lower_the_variance(toy, window
     "name, option", [("bptt", {}), ("rtrl", {"truncation_length": 20}), ("tbptt", {"truncation_length": 100})]
 )
 def test_exact_derivatives_agree_on_influence_balancing(name, option):
-    toy = toys.influence_balancing(unroll_length=100)
+    toy = influence_balancing(unroll_length=100)
     estimator = build(ESTIMATORS[name], toy.system, num_particles=1, stagger=False, **option)
     windows = 100 // option.get("truncation_length", 100)
     np.testing.assert_allclose(100 * np.mean(trajectory(estimator, toy.theta, windows)), 3571.63, rtol=1e-4)
 
 
 def test_an_influence_matrix_that_does_not_fit_is_refused():
-    estimator = ESTIMATORS["rtrl"](toys.influence_balancing().system, max_gib=1e-9)
+    estimator = ESTIMATORS["rtrl"](influence_balancing().system, max_gib=1e-9)
     with pytest.raises(ValueError, match="^max_gib must be at least .* got 1e-09"):
         estimator.init(jnp.float32(0.5), jax.random.key(0))
 
 
 def test_keeping_the_square_root_of_the_states_changes_no_gradient():
-    toy = toys.influence_balancing(unroll_length=24)
+    toy = influence_balancing(unroll_length=24)
     grads = [
         trajectory(ESTIMATORS["bptt"](toy.system, num_particles=1, remat=remat), toy.theta, 1)[0]
         for remat in (True, "sqrt")
@@ -182,7 +183,7 @@ def test_cut_lengths_out_of_range_are_refused(option):
 @pytest.mark.parametrize("mean_length, std", [(10, 9.0e3), (30, 3.9e3), (50, 2.9e3)])
 def test_random_cuts_have_the_published_variance_on_influence_balancing(mean_length, std):
     # T = 100, summed: 3571.63. The lomax cuts; 4000 samples know a std of a heavy tail to about 10 %.
-    toy = toys.influence_balancing(unroll_length=100)
+    toy = influence_balancing(unroll_length=100)
     estimator = ESTIMATORS["artbp"](toy.system, num_particles=1, mean_length=mean_length)
     samples = 100 * sample_gradients(estimator, toy.theta, jax.random.key(0), num_samples=4000, num_windows=1)
     assert abs(samples.mean() - 3571.63) < 4 * samples.std() / np.sqrt(4000)

@@ -1,7 +1,5 @@
 """An evaluation on the terminal, in colours; away from one, as Markdown."""
 
-import io
-from collections.abc import Callable
 from typing import IO, Any
 
 import numpy as np
@@ -29,13 +27,6 @@ def print_report(doc: dict[str, Any], file: IO[str] | None = None) -> None:
     print("averages: geometric mean [95% interval over tasks and seeds]", file=file)
     for line in tables.notes(doc):
         print(line, file=file)
-
-
-def to_markdown(doc: dict[str, Any], show: Callable[..., None] = print_report) -> str:
-    """What `show` prints, as Markdown text."""
-    text = io.StringIO()
-    show(doc, text)
-    return text.getvalue()
 
 
 def terminal_width(file: IO[str] | None = None) -> int | None:

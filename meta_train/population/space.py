@@ -65,7 +65,7 @@ def log(
     Args:
       bounds: hard limits, ascending; exploring never leaves them.
       initial: range of the first draw, inside the bounds; null for the bounds.
-      given: first values instead of a draw, dealt to the members in turn.
+      given: first values instead of a draw, which the members get in turn.
       explore: `{name: RULE, and options}`: `factors`, `gaussian`, `log_normal`, `resample` or `keep`.
 
     Raises:
@@ -130,7 +130,7 @@ def choice(
 
     Args:
       values: what there is to choose from, ascending.
-      given: first values instead of a uniform draw, dealt to the members in turn.
+      given: first values instead of a uniform draw, which the members get in turn.
       explore: `neighbour` (the next larger or smaller one), `resample` or `keep`.
 
     Raises:

@@ -12,6 +12,9 @@ import pytest
 
 import learned_opt
 from meta_train.cli import main as cli
+from meta_train.cli.new import source
+from meta_train.config import outer_optimizer
+from meta_train.config.own import refuse_signature
 from meta_train.core.system import UnrolledSystem
 from meta_train.estimators import CLAIMS
 from tasks import check_family
@@ -83,6 +86,28 @@ def test_the_task_example_is_a_valid_family():
     assert jnp.isfinite(loss)
 
 
+def test_the_files_on_extending_are_what_new_writes():
+    names = {"estimator": "forward_es", "task": "line_fit", "optimizer": "sign_descent"}
+    for kind, name in names.items():
+        assert f"```python\n{source(kind, name)}```" in TEXTS["docs/extending.md"]
+
+
+def test_the_optimizer_example_descends():
+    lopt = block("docs/extending.md", "def sign_descent")["sign_descent"](initial_lr=0.1)
+    params = {"w": jnp.ones(3)}
+    tx = lopt.build(lopt.init(jax.random.key(0)))
+    updates, _ = tx.update(params, tx.init(params), params)
+    np.testing.assert_allclose(updates["w"], -0.1, rtol=1e-5)
+
+
+def test_the_outer_optimizer_example_is_one_that_a_config_may_name():
+    factory = block("docs/extending.md", "def clipped_sgd")["clipped_sgd"]
+    refuse_signature(factory, outer_optimizer.optimizers().kind, "clipped_sgd")
+    tx = factory(10, learning_rate=0.5)
+    updates, _ = tx.update(jnp.float32(3), tx.init(jnp.float32(0)))
+    assert float(updates) == -0.5
+
+
 def test_the_population_example_prints_the_winners_rates(capsys):
     names = block("docs/population.md", "evolve(population(")
     rates = names["winner"](names["controller"], names["records"]).hypers["rate"]
@@ -95,6 +120,8 @@ EXECUTED = {
     ("docs/getting-started.md", "learned_opt.load"),
     ("docs/extending.md", "def forward_es"),
     ("docs/extending.md", "def line_fit"),
+    ("docs/extending.md", "def sign_descent"),
+    ("docs/extending.md", "def clipped_sgd"),
     ("docs/population.md", "evolve(population("),
 }
 

@@ -53,6 +53,8 @@ def users(*names, within=SOURCE):
 
 # Where a function is compiled, and what for.
 JIT = {
+    "learned_opt/promises.py": "short trainings with a learned optimizer that is checked",
+    "tasks/contract.py": "short trainings of a task family that is checked",
     "learned_opt/torch/cohort.py": "the update of an optimizer of PyTorch, and its first state",
     "meta_train/core/outer.py": "the outer step",
     "meta_train/core/rotation.py": "the outer step of families that take turns",
@@ -97,6 +99,7 @@ def test_what_is_not_finite_is_handled_in_the_listed_places_only():
 # What knows both task families and learned optimizers beside the bridge, and why.
 BOTH = {
     "meta_train/inner.py": "the bridge: makes a system of both",
+    "meta_train/cli/check.py": "finds out which of the two a factory makes",
     "meta_train/cli/main.py": "catches errors of artefacts, and recognises a foreign module `tasks`",
     "meta_train/cli/sources.py": "reads a source for the evaluation",
     "meta_train/config/checks.py": "builds both without compiling, to check a config",
@@ -214,6 +217,7 @@ def test_no_function_is_over_60_lines():
 SAME_NAME = {
     "base.py": "the types of a package",
     "celo.py": "Celo's architecture, and the importer of Celo's weights",
+    "contract.py": "certifies a learned optimizer, a task family",
     "files.py": "reads and writes the files of a checkpoint, of an evaluation",
     "format.py": "the files of an artefact, those of a checkpoint",
     "load.py": "reads an artefact, reads a config",

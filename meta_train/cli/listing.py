@@ -52,19 +52,42 @@ def registries() -> dict[str, dict[str, Any]]:
 
 def list_command(args: argparse.Namespace) -> int:
     """`meta-train list`."""
-    from meta_train.cli.describe import split_docstring
     from meta_train.errors import show
     from tasks import NAMED
 
     if args.kind == "named":  # tasks by one word: what a config may write instead of the options
         summaries = {name: show(spec, 200) for name, spec in NAMED.items()}
     else:
-        summaries = {name: split_docstring(factory)[0] for name, factory in registries()[args.kind].items()}
+        registry = registries()[args.kind]  # with the entry points of installed packages
+        summaries = {name: _summary(registry, name) for name in registry}
     width = max(map(len, summaries))
     for name, summary in sorted(summaries.items()):
         print(f"{name:{width}}  {summary}")
     write_json(args.json, summaries)
     return 0
+
+
+def _summary(registry: dict[str, Any], name: str) -> str:
+    """The first line of a factory's docstring; why it cannot be used, where it cannot."""
+    from meta_train.cli.describe import split_docstring
+    from meta_train.errors import PieceError
+
+    try:
+        return split_docstring(registry[name])[0]
+    except PieceError as error:
+        return str(error)
+
+
+def _own(name: str) -> dict[str, Any]:
+    """The factory that FILE.py:FACTORY or package.module:FACTORY stands for, as a registry (ConfigError)."""
+    from meta_train.config.own import load, split
+    from meta_train.errors import ConfigError, PieceError, Problem
+
+    parts = split(name)
+    try:
+        return {} if parts is None else {name: load(*parts, name)}
+    except PieceError as error:
+        raise ConfigError([Problem("", str(error))]) from error
 
 
 def describe_command(args: argparse.Namespace) -> int:
@@ -83,6 +106,7 @@ def describe_command(args: argparse.Namespace) -> int:
         print(render(describe_model(PopulationConfig, "population")), end="")
         return 0
     everything = {name: factory for registry in registries().values() for name, factory in registry.items()}
+    everything |= _own(args.name)
     if args.name in NAMED:
         print(f"{args.name}: a task by one word, for {show(NAMED[args.name], 200)}\n")
         args.name = NAMED[args.name]["name"]

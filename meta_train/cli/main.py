@@ -8,6 +8,7 @@ import traceback
 
 import meta_train
 from meta_train.cli import (
+    check,
     completion,
     diagnose,
     evaluate,
@@ -15,6 +16,7 @@ from meta_train.cli import (
     imports,
     leaderboard,
     listing,
+    new,
     plot,
     population,
     run,
@@ -26,7 +28,7 @@ EXIT_REFUSED, EXIT_FAILED, EXIT_INTERRUPTED = 2, 1, 130
 MOST_CPU_DEVICES = 16
 # Modules with an `add(commands)` each; light to import: what a command needs is imported when it runs.
 COMMANDS = (run, evaluate, export, imports, plot, leaderboard, population, diagnose, verify, listing)
-COMMANDS += (schema, completion)
+COMMANDS += (check, new, schema, completion)
 
 
 def main(argv: list[str] | None = None) -> None:

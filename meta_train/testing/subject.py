@@ -23,8 +23,9 @@ class Subject(NamedTuple):
     """An estimator under test."""
 
     factory: Factory  # `(system, *, options) -> GradientEstimator`
-    # what its gradient is smoothed by: noise new in every "window", one for the whole "episode", or "none"
-    smoothing: Literal["window", "episode", "none"] = "episode"
+    # what its gradient is smoothed by: noise new in every "window", one for the whole "episode", or "none";
+    # None claims nothing of its mean
+    smoothing: Literal["window", "episode", "none"] | None = "episode"
     num_particles: int = 1  # N of one sample; more than 1 for estimators that couple particles
     num_samples: int = 50_000  # independent samples of a statistical check
     seed: int = 0  # of every key

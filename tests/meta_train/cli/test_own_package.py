@@ -109,7 +109,7 @@ def write_package(home):
     names = ("task", "optimizer", "estimator")
     files = {name: f"{name}.py" for name in names}
     modules = {name: f"my_lo.{name}" for name in names}
-    (package / "files.yaml").write_text(CONFIG.format(steps=1000, **files))
+    (package / "files.yaml").write_text(CONFIG.format(steps=400, **files))
     (home / "modules.yaml").write_text(CONFIG.format(steps=40, **modules))
 
 
@@ -149,7 +149,7 @@ def test_a_run_that_was_killed_is_as_one_that_was_not(tmp_path):
     config = meta_train.load_config("my_lo/files.yaml")
     result = meta_train.train(config, tmp_path / "whole")
     resumed = meta_train.load_run(Path("run"), print)
-    assert resumed.outer_step == 1000
+    assert resumed.outer_step == 400
     jax.tree.map(np.testing.assert_array_equal, resumed.theta, result.theta)
 
 
@@ -232,7 +232,7 @@ def test_a_source_that_changed_is_refused_and_the_copy_puts_it_right(capsys, arg
         assert "estimator.name is" in line and "estimator.py was changed after the run began" in line
         copy = Path(line.split("change it back to ")[1])
         file.write_bytes(copy.read_bytes())
-        assert meta_train.load_run(Path("run"), print).outer_step == 1000
+        assert meta_train.load_run(Path("run"), print).outer_step == 400
     finally:
         file.write_text(ESTIMATOR)
     assert not Path("x").exists()
@@ -250,7 +250,7 @@ def test_a_source_that_is_gone_is_refused_and_may_be_moved(capsys, tmp_path):
         line = refused(capsys, "run", "my_lo/files.yaml", "--out", "run", "--resume", code=2)
         assert "optimizer.py cannot be read: No such file or directory" in line
         config.write_text(before.replace(f"{there.absolute()}:", f"{moved}:"))
-        assert meta_train.load_run(Path("run"), print).outer_step == 1000
+        assert meta_train.load_run(Path("run"), print).outer_step == 400
         moved.write_text(OPTIMIZER + "# changed\n")
         with pytest.raises(RunError, match="was changed after the run began"):
             meta_train.load_run(Path("run"), print)

@@ -26,7 +26,7 @@ LEVERS: dict[str, tuple[str, ...]] = {
 
 
 def levers(numbers: dict[str, float], cache: Path) -> None:
-    """Prints, for all tasks and seeds, the averages with each lever set back, and with all of them set back."""
+    """Prints, for all tasks and seeds, the averages with each lever set back, and with all of them."""
     variants = {"found": (), "nothing learned": tuple(NUMBERS)}
     variants |= {f"without {name}": members for name, members in LEVERS.items()}
     tried = np.array(

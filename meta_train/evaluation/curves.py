@@ -152,10 +152,7 @@ def trainer(
     # The size is given for families without data.
     over_families = jax.vmap(over_seeds, (None, None, None, *limits, 0), axis_size=len(families))
     # On a CPU, LLVM's full optimisation doubles the compile time of these programs and gains them nothing.
-    # Two programs that share the threads of Eigen can wait for each other for ever (seen with jaxlib 0.10);
-    # several programs at a time keep the cores busy without them.
-    options = {"xla_backend_optimization_level": 1, "xla_cpu_multi_thread_eigen": False}
-    options = options if device.platform == "cpu" else None
+    options = {"xla_backend_optimization_level": 1} if device.platform == "cpu" else None
     run = jax.jit(over_families, compiler_options=options)
     data = jax.tree.map(lambda *x: np.stack([np.asarray(y) for y in x]), *[f.data for f in families])
     return Trainer(

@@ -138,7 +138,7 @@ def _choice(one_of: OneOf, known: Registries, defs: dict[str, Schema]) -> Schema
     """A component: a name of the registry, and the options of what it names."""
     registry, key = one_of.registry(known), one_of.key
     summaries, options = {}, []
-    for name in sorted(registry):
+    for name in filter(registry.__contains__, sorted(registry)):  # an installed entry point may be broken
         factory = registry[name]
         model = options_model(factory, one_of.base)
         summary, _, helps = split_docstring(factory)

@@ -22,6 +22,7 @@ from meta_train.population.run import holds_population
 from meta_train.population.run import load_config as load_population
 from meta_train.run.directory import CONFIG, load_config, load_trained
 from meta_train.run.experiment import held_out_families, learned_optimizer
+from meta_train.run.provenance import digests_of
 from meta_train.run.train import Result, set_up_jax
 from tasks import NAMED, make, name_of
 from tasks.named import canonical
@@ -270,4 +271,6 @@ def tasks_and_settings(
     if of_rings <= HORIZONS.keys():
         horizons = given.get("horizons") or sorted({h for ring in of_rings for h in HORIZONS[ring]})
         given = {"horizons": horizons, "archive_steps": max(horizons), "num_tuning_seeds": 1} | given
-    return tasks, make_settings(**given), {"tasks": rings, "rings_version": VERSION}
+    about = {"tasks": rings, "rings_version": VERSION}
+    own = {name: digests_of(name, ("tasks",)) for name in rings.split("+") if split(name) is not None}
+    return tasks, make_settings(**given), about | ({"sources": own} if own else {})

@@ -5,7 +5,7 @@ These names are the Python API of the package; each is imported when it is first
   Trainer, Member                     what is trained: three pure functions, and the state of one member
   Rhythm, Setting                     when things happen; what a controller is made for
   CONTROLLERS, SCALES                 name -> factory of a controller, of a hyperparameter
-  TRAINERS                            name -> factory of a trainer; assign to it to name your own in a config
+  TRAINERS                            name -> factory of a trainer; a config names your own by its file
   population(trainer, controller, space, rhythm)    the parts, checked and compiled
   evolve(population, rounds)          a whole run in memory: the last stage, and a record of every round
   winner(controller, records)         the schedule that the best member was trained with

@@ -74,6 +74,11 @@ def refuse_changed_sources(directory: Path, config: Path) -> None:
             raise RunError(f"{where}, which imports {files[more[0]]} now: it did not when the run began")
 
 
+def digests_of(name: str, place: tuple[Any, ...]) -> dict[str, str]:
+    """The sha256 of each source file of a piece of one's own; empty for a name of the project."""
+    return {key: _sha256(_content(file, place, name)) for key, file in (files_of(name, place) or {}).items()}
+
+
 def files_of(name: str, place: tuple[Any, ...]) -> dict[str, Path] | None:
     """The source files of a piece of one's own, by file name or module; None for a name of the project."""
     parts = split(name)

@@ -174,6 +174,7 @@ def test_from_the_shell_it_is_evaluated_and_exported_and_the_artefact_needs_its_
     found = json.loads(Path("f/evaluation.json").read_text())
     assert [cell["task"] for cell in found["cells"]] == ["easy", "bowl"]
     assert found["tasks"] == "my_lo/task.py:tasks"
+    assert list(found["sources"]["my_lo/task.py:tasks"]) == ["task.py"]
     capsys.readouterr()
     assert cli.command(["verify", "run/optimizer"]) == 0
     assert "whether it fits optimizer.py:signed" in capsys.readouterr().out

@@ -190,8 +190,6 @@ def test_no_file_is_over_300_lines():
 LONG_FUNCTIONS = {
     "benchmarks/floors.py:adafac_mlp",
     "learned_opt/architectures/spectral.py:spectral",
-    "meta_train/core/rotation.py:make_mixture_step",
-    "meta_train/evaluation/curves.py:trainer",
 }
 
 

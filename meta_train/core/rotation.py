@@ -81,6 +81,7 @@ def make_mixture_step(
     """
     labels = rotation.labels
     programs = _Programs(init_theta, estimators, data)
+    finish = _finisher(optimizer, scaling, ema, trained)
 
     @functools.partial(jax.jit, out_shardings=everywhere)
     def split(key, i):
@@ -103,6 +104,33 @@ def make_mixture_step(
         counts = jnp.zeros(len(labels), jnp.int32)
         return jax.tree.map(jnp.copy, theta), optimizer.init(theta), running, counts, jnp.zeros([], jnp.int32)
 
+    def step(state, data):
+        i = int(jax.device_get(state.outer_step))
+        active, before = rotation.at(i), rotation.at(max(i - 1, 0))
+        states = dict(state.estimator_state.states)
+        keys = split(state.key, state.outer_step)
+        estimates = []
+        for label in active:
+            place = labels.index(label)
+            if label not in before:
+                states[label] = programs.init(label)(state.theta, keys[len(labels) + place])
+            one, states[label] = programs.estimate(label)(
+                state.theta, states[label], keys[place], data[label]
+            )
+            estimates.append(one)
+        places = jax.device_put(np.asarray([labels.index(x) for x in active], np.int32), everywhere)
+        bare = state._replace(estimator_state=state.estimator_state._replace(states={}))
+        state, metrics, each = finish(bare, estimates, places)
+        for label, found in zip(active, each, strict=True):
+            metrics |= {f"{label}/{name}": value for name, value in found.items()}
+        return state._replace(estimator_state=state.estimator_state._replace(states=states)), metrics
+
+    return OuterStep(init, step)
+
+
+def _finisher(optimizer, scaling, ema, trained) -> Callable[..., Any]:
+    """`(state, estimates, places) -> (state, metrics, each family's)`: the program that moves theta."""
+
     @jax.jit
     def finish(state, estimates, places):
         families = state.estimator_state
@@ -119,29 +147,7 @@ def make_mixture_step(
         after = OuterState(theta, theta_ema, opt_state, families, state.key, state.outer_step + 1)
         return after, metrics, [summarise(_alone(one)).metrics for one in estimates]
 
-    def step(state, data):
-        i = int(jax.device_get(state.outer_step))
-        active, before = rotation.at(i), rotation.at(max(i - 1, 0))
-        states = dict(state.estimator_state.states)
-        keys = split(state.key, state.outer_step)
-        estimates = []
-        for label in active:
-            place = labels.index(label)
-            if label not in before:
-                states[label] = programs.init(label)(state.theta, keys[len(labels) + place])
-            one, states[label] = programs.estimate(label)(
-                state.theta, states[label], keys[place], data[label]
-            )
-            estimates.append(one)
-        places = np.asarray([labels.index(label) for label in active], np.int32)
-        places = jax.device_put(places, everywhere)
-        bare = state._replace(estimator_state=state.estimator_state._replace(states={}))
-        state, metrics, each = finish(bare, estimates, places)
-        for label, found in zip(active, each, strict=True):
-            metrics |= {f"{label}/{name}": value for name, value in found.items()}
-        return state._replace(estimator_state=state.estimator_state._replace(states=states)), metrics
-
-    return OuterStep(init, step)
+    return finish
 
 
 def _alone(one: Estimate) -> Estimate:

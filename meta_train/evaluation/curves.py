@@ -110,6 +110,32 @@ def trainer(
     device = jax.local_devices()[0] if device is None else device
     splits = tuple(s for s in ("valid", "test") if num_valid_batches and s in family.data)
 
+    run_one = _training(family, build, max_steps, splits, num_valid_batches, eval_params)
+    limits = (None,) * 3
+    over_settings = jax.vmap(run_one, (0, None, None, *limits, None))
+    over_seeds = jax.vmap(over_settings, (None, None, 0, *limits, None), out_axes=1)
+    # The size is given for families without data.
+    over_families = jax.vmap(over_seeds, (None, None, None, *limits, 0), axis_size=len(families))
+    # On a CPU, LLVM's full optimisation doubles the compile time of these programs and gains them nothing.
+    options = {"xla_backend_optimization_level": 1} if device.platform == "cpu" else None
+    run = jax.jit(over_families, compiler_options=options)
+    data = jax.tree.map(lambda *x: np.stack([np.asarray(y) for y in x]), *[f.data for f in families])
+    return Trainer(
+        run,
+        jax.device_put(data, device),
+        len(families),
+        device,
+        max_steps,
+        num_stops,
+        rows_at_once,
+        splits,
+        max(1, _runs_at_once(family, device) // len(families)),
+    )
+
+
+def _training(family, build, max_steps, splits, num_valid_batches, eval_params) -> Callable[..., Any]:
+    """One training of `Trainer.run`: one setting, one seed, one family."""
+
     def run_one(setting, shared, key, num_steps, stops, reads, data):
         key_cfg, key_init, key_steps, key_valid = jax.random.split(key, 4)
         task = family.task(family.sample(key_cfg))
@@ -146,26 +172,7 @@ def trainer(
         (_, _, losses), read = jax.lax.scan(segment, carry, (starts, stops, reads))
         return losses, read
 
-    limits = (None,) * 3
-    over_settings = jax.vmap(run_one, (0, None, None, *limits, None))
-    over_seeds = jax.vmap(over_settings, (None, None, 0, *limits, None), out_axes=1)
-    # The size is given for families without data.
-    over_families = jax.vmap(over_seeds, (None, None, None, *limits, 0), axis_size=len(families))
-    # On a CPU, LLVM's full optimisation doubles the compile time of these programs and gains them nothing.
-    options = {"xla_backend_optimization_level": 1} if device.platform == "cpu" else None
-    run = jax.jit(over_families, compiler_options=options)
-    data = jax.tree.map(lambda *x: np.stack([np.asarray(y) for y in x]), *[f.data for f in families])
-    return Trainer(
-        run,
-        jax.device_put(data, device),
-        len(families),
-        device,
-        max_steps,
-        num_stops,
-        rows_at_once,
-        splits,
-        max(1, _runs_at_once(family, device) // len(families)),
-    )
+    return run_one
 
 
 def curves(

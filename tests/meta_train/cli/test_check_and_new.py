@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -111,3 +112,26 @@ def test_what_cannot_be_checked_is_one_line(capsys, argv, words):
     assert cli.command(["check", *argv]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert words in line
+
+
+def test_describe_takes_a_factory_of_one_s_own_too(capsys):
+    Path("line.py").write_text(source("task", "line"))
+    assert cli.command(["describe", "line.py:line"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("line.py:line: Fit a line") and "batch_size: whole number, >= 1, default 16" in out
+    assert cli.command(["describe", "line.py:lime"]) == 2
+    assert "line.py has no lime; did you mean line?" in capsys.readouterr().err
+
+
+def test_a_list_has_the_entry_points_of_installed_packages_and_what_is_wrong_with_one(capsys, monkeypatch):
+    Path("my_listed.py").write_text(source("task", "line"))
+    monkeypatch.syspath_prepend(".")
+    values = {"my_line": "my_listed:line", "my_broken": "my_listed:nothing"}
+    points = [metadata.EntryPoint(name, value, "meta_train.tasks") for name, value in values.items()]
+    monkeypatch.setattr(
+        metadata, "entry_points", lambda *, group: [point for point in points if point.group == group]
+    )
+    assert cli.command(["list", "tasks"]) == 0
+    out = capsys.readouterr().out
+    assert re.search("^my_line +Fit a line", out, re.MULTILINE)
+    assert re.search("^my_broken +my_listed has no nothing", out, re.MULTILINE)

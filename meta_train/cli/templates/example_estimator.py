@@ -30,7 +30,7 @@ def my_estimator(
     check_truncation(system, truncation_length)
 
     def init_one(theta, key):
-        return start(system, theta, key, stagger=truncation_length if stagger else 0)
+        return start(system, theta, key, stagger=truncation_length if stagger else None)
 
     def estimate_one(theta, rollout, key, data):
         key_restart, key_eps, key_unroll = jax.random.split(key, 3)

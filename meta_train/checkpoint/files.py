@@ -152,7 +152,10 @@ def _restored(path: Path, wanted: dict[str, Any]) -> dict[str, Any]:
     ocp = orbax()
     try:
         with _checkpointer(ocp.PyTreeCheckpointHandler) as checkpointer:
-            return checkpointer.restore(path / "state", args=ocp.args.PyTreeRestore(restore_args=wanted))
+            # Orbax takes no relative paths.
+            return checkpointer.restore(
+                path.absolute() / "state", args=ocp.args.PyTreeRestore(restore_args=wanted)
+            )
     except MemoryError:
         raise
     except Exception as error:  # Orbax raises bare Exceptions too

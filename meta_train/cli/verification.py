@@ -13,6 +13,7 @@ from learned_opt.artefact.format import read_content, read_directory
 from learned_opt.artefact.reading import FileError, one_line
 from meta_train.checkpoint.files import Damaged, numbered, read_verified
 from meta_train.errors import CheckpointError, ConfigError, MetricsError, RunError
+from meta_train.population import lineage
 from meta_train.population.lineage import LINEAGE
 from meta_train.population.run import holds_population
 from meta_train.population.run import load_config as load_population
@@ -75,33 +76,59 @@ def _run(directory: Path) -> Iterator[Check]:
             yield Check(False, f"{path}: {one_line(str(error))}")
             continue
         yield Check(True, f"{path}: {len(body['files'])} files match their digests")
-        yield from () if is_population else _checkpoint(directory, path, body, arrays)
+        yield _members(directory, path, body, arrays) if is_population else _theta(path, arrays)
+        yield _config(directory, path, body)
         if path.parent.name == CHECKPOINTS:
             newest = body
     if newest is None:
         yield Check(False, f"{directory / CHECKPOINTS}: there is no undamaged checkpoint")
-    yield _rows(directory / (LINEAGE if is_population else METRICS), newest, rounds=is_population)
+    if is_population:
+        yield _rows(directory / LINEAGE, newest, rounds=True)
+    yield _rows(directory / METRICS, newest, rounds=is_population)
     if (directory / "optimizer" / WEIGHTS).exists():
         yield _artefact(directory / "optimizer")
 
 
-def _checkpoint(directory: Path, path: Path, body: dict, arrays: dict[str, np.ndarray]) -> Iterator[Check]:
-    """Of a single run: theta is finite, and the config is the one that the checkpoint was made with."""
+def _theta(path: Path, arrays: dict[str, np.ndarray]) -> Check:
+    """The theta of a single run is finite."""
     thetas = {name: x for name, x in arrays.items() if name.startswith((".theta", "['theta']"))}
     bad = [name for name, x in thetas.items() if not np.isfinite(x.astype(np.float64)).all()]
     size = sum(x.size for name, x in thetas.items() if not name.startswith(".theta_ema"))
-    yield Check(
+    return Check(
         not bad, f"{path}: state{bad[0]} is not finite" if bad else f"{path}: theta ({size:,}) is finite"
     )
+
+
+def _members(directory: Path, path: Path, body: dict, arrays: dict[str, np.ndarray]) -> Check:
+    """The weights of a population's members are finite, but for those whose fitness was not."""
+    try:
+        records = lineage.read(directory)
+        record = records[body["step"] - 1]
+    except (RunError, MetricsError, IndexError) as error:
+        reason = f"{directory / LINEAGE} has no round {body['step']}"
+        return Check(False, reason if isinstance(error, IndexError) else str(error))
+    alive = np.logical_and(np.isfinite(record.fitness), np.isfinite(record.fitness[record.source]))
+    for name, x in arrays.items():
+        if name.startswith(".weights"):
+            if len(x) != len(alive):
+                return Check(False, f"{path}: state{name} is of {len(x)} members, not of {len(alive)}")
+            finite = np.isfinite(x.reshape(len(alive), -1).astype(np.float64)).all(1)
+            wrong = np.flatnonzero(np.logical_and(alive, np.logical_not(finite)))
+            if len(wrong):
+                return Check(False, f"{path}: state{name} of member {wrong[0]} is not finite")
+    return Check(True, f"{path}: the weights of {alive.sum()} of {len(alive)} members are finite")
+
+
+def _config(directory: Path, path: Path, body: dict) -> Check:
+    """The config is the one that the checkpoint was made with."""
     unsure: list[str] = []
     try:
         refuse_changed(directory, body["step"], body["meta"], unsure.append)
     except RunError as error:
-        yield Check(False, str(error))
-        return
+        return Check(False, str(error))
     recorded = {"settings", "config"} & body["meta"].keys()
     match = "matches the config" if recorded else "records no config (of an earlier version)"
-    yield Check(not unsure, unsure[0] if unsure else f"{path}: {match}")
+    return Check(not unsure, unsure[0] if unsure else f"{path}: {match}")
 
 
 def _rows(file: Path, newest: dict[str, Any] | None, *, rounds: bool) -> Check:

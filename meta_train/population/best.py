@@ -19,7 +19,7 @@ from meta_train.population.engine import to_device
 from meta_train.population.meta_training import SIGMA, TINY, WEIGHT, run_settings
 from meta_train.population.replay import winners_schedule
 from meta_train.population.run import build_population, load_config
-from meta_train.run.directory import CHECKPOINTS
+from meta_train.run.directory import CHECKPOINTS, refuse_changed
 from meta_train.run.experiment import learned_optimizer
 
 TRAINER = "meta_training"
@@ -40,7 +40,7 @@ def load_best(directory: Path, warn: Callable[[str], None]) -> Best:
     """The best member of a finished population, from its last checkpoint.
 
     Raises:
-      RunError: another trainer's population, or one that is not finished.
+      RunError: another trainer's population, one that is not finished, or whose config.yaml was changed.
       CheckpointError: the checkpoint is damaged.
     """
     config = load_config(directory)
@@ -54,6 +54,7 @@ def load_best(directory: Path, warn: Callable[[str], None]) -> Best:
     with Checkpoints(directory / CHECKPOINTS, warn=warn) as checkpoints:
         restored = checkpoints.restore(_on_host(config), step=rounds)
     assert restored is not None
+    refuse_changed(directory, rounds, restored.meta, warn)
     theta = jax.tree.map(lambda x: x[slot], restored.state.weights["ema"])
     last = {name: float(values[-1]) for name, values in schedule.hypers.items()}
     settings = _with_values(run_settings(config.trainer["config"], tuple(config.hypers)), last)

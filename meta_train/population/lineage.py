@@ -7,11 +7,13 @@ state that `source[m]` had at the end of this one.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError, model_validator
 
-from meta_train.errors import RunError
+from learned_opt.artefact.reading import one_line
+from meta_train.errors import MetricsError, RunError
 from meta_train.population.base import Controller
 from meta_train.population.rounds import Record, best_member
 from meta_train.run.metrics import read_jsonl
@@ -35,16 +37,39 @@ def to_row(record: Record) -> dict[str, Any]:
     return row | {"steps": row.pop("step")}
 
 
+class _Row(BaseModel):
+    """One line of `lineage.jsonl`, of M members."""
+
+    model_config = ConfigDict(strict=True)
+
+    step: NonNegativeInt
+    steps: NonNegativeInt
+    hypers: dict[str, list[float]]
+    scores: list[list[float]]
+    fitness: Annotated[list[float], Field(min_length=1)]
+    source: list[NonNegativeInt]
+    events: list[dict[str, Any]]
+
+    @model_validator(mode="after")
+    def _of_one_population(self) -> "_Row":
+        m = len(self.fitness)
+        lengths = {len(one) for one in (self.scores, self.source, *self.hypers.values())}
+        if lengths != {m} or len(set(map(len, self.scores))) != 1 or max(self.source) >= m:
+            raise ValueError(f"its lists are not those of {m} members")
+        return self
+
+
 def from_row(row: dict[str, Any]) -> Record:
-    """The record that a row of `lineage.jsonl` holds."""
+    """The record that a row of `lineage.jsonl` holds (pydantic's ValidationError if it holds none)."""
+    found = _Row.model_validate(row)
     return Record(
-        row["step"],
-        row["steps"],
-        {name: np.asarray(values, float) for name, values in row["hypers"].items()},
-        np.asarray(row["scores"], float),
-        np.asarray(row["fitness"], float),
-        np.asarray(row["source"]),
-        row["events"],
+        found.step,
+        found.steps,
+        {name: np.asarray(values, float) for name, values in found.hypers.items()},
+        np.asarray(found.scores, float),
+        np.asarray(found.fitness, float),
+        np.asarray(found.source),
+        found.events,
     )
 
 
@@ -55,7 +80,18 @@ def read(directory: Path) -> list[Record]:
       RunError: nothing was trained there yet.
       MetricsError: the file is missing or damaged.
     """
-    records = [from_row(row) for row in read_jsonl(Path(directory) / LINEAGE)]
+    file, records = Path(directory) / LINEAGE, []
+    for number, row in enumerate(read_jsonl(file)):
+        try:
+            records.append(from_row(row))
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            reason = f"{'.'.join(map(str, first['loc'])) or 'the row'}: {first['msg']}"
+            raise MetricsError(f"{file}, line {number + 1}, is damaged: {one_line(reason)}") from error
+        one, then = records[-1], records[0]
+        alike = len(one.source) == len(then.source) and one.hypers.keys() == then.hypers.keys()
+        if one.round != number or not alike:
+            raise MetricsError(f"{file}, line {number + 1}, is not round {number} of this population")
     if not records:
         raise RunError(f"{directory} has not finished a round yet")
     return records

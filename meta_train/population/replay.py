@@ -1,5 +1,6 @@
 """The winner's schedule, trained again from scratch: what the paper reports of a population."""
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -7,7 +8,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from meta_train.errors import RunError
+from meta_train.checkpoint.files import Damaged, numbered, read_manifest
+from meta_train.errors import CheckpointError, RunError
 from meta_train.evaluation.files import replace
 from meta_train.population import lineage
 from meta_train.population.base import Rhythm, Trainer
@@ -18,6 +20,7 @@ from meta_train.population.rounds import fitness_of
 from meta_train.population.run import load_config
 from meta_train.population.space import Space
 from meta_train.population.streamed import streamed
+from meta_train.run.directory import CHECKPOINTS, refuse_changed
 
 REPLAY_STREAM = 2**31  # of keys that no population draws from
 
@@ -76,9 +79,12 @@ def winners_schedule(directory: Path) -> Schedule:
     """The schedule of a finished run's best member.
 
     Raises:
-      RunError: the run is not finished.
+      RunError: the run is not finished, or config.yaml was changed since it began.
     """
     config = load_config(directory)
+    for path in numbered(Path(directory) / CHECKPOINTS):
+        with contextlib.suppress(Damaged, CheckpointError):  # the lineage has all that is read here
+            refuse_changed(directory, int(path.name), read_manifest(path)["meta"], lambda text: None)
     records = lineage.read(directory)
     if len(records) < config.rounds:
         raise RunError(f"{directory} has done {len(records)} of {config.rounds} rounds: resume it first")

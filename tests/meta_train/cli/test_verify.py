@@ -56,6 +56,12 @@ def test_an_intact_run_and_artefact_pass_and_something_else_is_refused(finished,
     assert "is neither the directory of a run" in capsys.readouterr().err
 
 
+def test_a_relative_path_will_do(finished, capsys, monkeypatch):
+    monkeypatch.chdir(finished.parent)
+    for name in (finished.name, f"{finished.name}/optimizer"):
+        assert command(["verify", name]) == 0, capsys.readouterr().out
+
+
 def flip(path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1

@@ -90,7 +90,7 @@ def page(notebook: Any, name: str) -> dict[str, bytes]:
             elif "image/png" in data:
                 files[f"{file}.png"] = base64.b64decode(data["image/png"])
                 parts.append(f"![{cell.metadata['alt']}]({file}.png)")
-            elif "text/plain" in data:
+            elif output.output_type == "execute_result":  # what is only displayed is a progress bar
                 parts.append(f"```text\n{data['text/plain'].rstrip()}\n```")
     title = parts.pop(1)  # the first cell, whose first line is the title
     return {f"{name}.md": "\n\n".join([title, *parts]).encode() + b"\n"} | files

@@ -1,7 +1,4 @@
-"""A pytree as named host arrays and a list of what they are, and back, bit for bit.
-
-Everything here is pure: no files, no Orbax. `checkpoint.py` writes what this file makes.
-"""
+"""A pytree as named host arrays and a list of what they are, and back, bit for bit: no files, no Orbax."""
 
 from typing import Any, NamedTuple
 

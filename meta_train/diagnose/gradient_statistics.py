@@ -1,7 +1,4 @@
-"""Bias, variance and signal-to-noise of a gradient estimator at a fixed theta, from independent chains.
-
-The chains are those of `core.chain`, with one particle each.
-"""
+"""Bias, variance and signal-to-noise of a gradient estimator at a fixed theta, from independent chains."""
 
 import math
 import time

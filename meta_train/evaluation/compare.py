@@ -1,11 +1,4 @@
-"""From measured trainings to three comparisons. Pure NumPy; nothing is trained here.
-
-per_task_tuned  the optimizer as it is, against rivals whose learning rate is tuned for each task and horizon
-single_setting  the optimizer as it is, against the best single learning rate of each rival for all of them
-equal_budget    the optimizer with its step tuned among as many factors as the rivals have learning rates
-
-Every setting is chosen on the tuning seeds and measured on the evaluation seeds.
-"""
+"""From measured trainings to three comparisons. Pure NumPy; settings are chosen on the tuning seeds alone."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -20,7 +13,11 @@ from meta_train.evaluation.scores import Draws, loss_ratio, mean_over_seeds, ste
 from meta_train.evaluation.target import Target, to_target
 
 PER_TASK, SINGLE, BUDGET = "per_task_tuned", "single_setting", "equal_budget"
-COMPARISONS = PER_TASK, SINGLE, BUDGET
+COMPARISONS = {
+    PER_TASK: "against rivals tuned for each task and horizon",
+    SINGLE: "against the best single setting of each rival for all tasks",
+    BUDGET: "at equal tuning budget: its step tuned with as many trials",
+}
 SPEED_UP, WALL_CLOCK = "speed_up", "wall_clock_speed_up"
 TARGET, TARGET_CLOCK = "to_target", "wall_clock_to_target"
 LOSS, VALID, BEST_VALID, TEST = "loss_ratio", "valid_ratio", "best_valid_ratio", "test_ratio"

@@ -22,11 +22,6 @@ ALIKE += ("rivals", "rates", "tune_decay")
 HEADLINES = ("speed_up", "wall_clock_speed_up", "loss_ratio/best", "valid_ratio/best", "to_target/best")
 FORMAT, VERSION = "meta-train/evaluation", 3
 CSV_HEAD = "name,task,ring,horizon,comparison,"  # how every CSV file begins
-TITLES = {
-    "per_task_tuned": "against rivals tuned for each task and horizon",
-    "single_setting": "against the best single setting of each rival for all tasks",
-    "equal_budget": "at equal tuning budget: its step tuned with as many trials",
-}
 
 
 def document(evaluation: Evaluation, **what: Any) -> dict[str, Any]:

@@ -8,7 +8,8 @@ import numpy as np
 
 from meta_train.errors import RunError
 from meta_train.evaluation import document as document_lib
-from meta_train.evaluation.document import ALIKE, TITLES
+from meta_train.evaluation.compare import COMPARISONS
+from meta_train.evaluation.document import ALIKE
 from meta_train.evaluation.files import replace
 from meta_train.evaluation.page import PROTOCOL, grid, image, items, page
 from meta_train.evaluation.report import print_grid
@@ -120,7 +121,7 @@ def notes(board: dict[str, Any]) -> list[str]:
         *(f"{entry['name']}: {entry['best_rivals']}" for entry in board["entries"]),
         f"{len(board['tasks'])} tasks at {', '.join(map(str, board['settings']['horizons']))} steps, "
         f"{board['settings']['num_seeds']} seeds; speed-ups and ratios: geometric mean [95% interval]",
-        f"over Adam, and all columns not named otherwise: {TITLES['per_task_tuned']}",
+        f"over Adam, and all columns not named otherwise: {COMPARISONS['per_task_tuned']}",
         "won: share of tasks and horizons with the lowest training loss of all entries; "
         "given: final loss when given a wrong number of steps, over that when given the right one",
     ]
@@ -158,7 +159,7 @@ def bars_png(board: dict[str, Any]) -> bytes:
     from meta_train.evaluation.picture import DPI, WIDTH, png, ratio_axis
 
     entries, groups = board["entries"], list(board["entries"][0]["scores"])
-    names = [name for name in TITLES if any(name in entry["scores"]["all"] for entry in entries)]
+    names = [name for name in COMPARISONS if any(name in entry["scores"]["all"] for entry in entries)]
     size = WIDTH, 1.6 + 0.16 * len(entries) * (len(groups) + 1)
     figure = Figure(figsize=(size[0], max(size[1], 3)), dpi=DPI, layout="constrained")
     axes = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
@@ -172,7 +173,7 @@ def bars_png(board: dict[str, Any]) -> bytes:
                     axis.plot((found["low"], found["high"]), (y, y), color=colour, linewidth=2)
                     label = group if row == 0 else None
                     axis.plot(found["value"], y, "o", color=colour, markersize=6, label=label)
-        axis.set_title(f"{name}\n{TITLES[name]}", fontsize=9)
+        axis.set_title(f"{name}\n{COMPARISONS[name]}", fontsize=9)
         ratio_axis(axis)
         axis.grid(False, axis="y")
         axis.set_xlabel("step speed-up over Adam")

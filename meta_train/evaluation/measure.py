@@ -115,19 +115,10 @@ def measure(
     return Measured(grids, {label: d.program for label, d in described.items()})
 
 
-def all_keys(settings: Settings) -> jax.Array:
-    """key[S]: the tuning seeds, then the evaluation seeds."""
-    return jnp.concatenate(
-        [
-            seed_keys("tuning", settings.num_tuning_seeds, settings.seed),
-            seed_keys("evaluation", settings.num_seeds, settings.seed),
-        ]
-    )
-
-
 def _keys(contestant: Contestant, settings: Settings) -> jax.Array:
-    """The seeds that a contestant needs: an optimizer under test of one setting has nothing to tune."""
-    keys = all_keys(settings)
+    """key[S]: the tuning seeds (unless a lone setting is under test), then the evaluation seeds."""
+    streams = ("tuning", settings.num_tuning_seeds), ("evaluation", settings.num_seeds)
+    keys = jnp.concatenate([seed_keys(*stream, settings.seed) for stream in streams])
     alone = contestant.name == LEARNED and len(contestant.values) == 1
     return keys[settings.num_tuning_seeds :] if alone else keys
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from meta_train.evaluation import tables
-from meta_train.evaluation.document import TITLES
+from meta_train.evaluation.compare import COMPARISONS
 
 STYLE = """
 :root { color-scheme: light dark; }
@@ -44,7 +44,7 @@ def evaluation_page(doc: Mapping[str, Any], pictures: Mapping[str, bytes]) -> st
     """
     doc = dict(doc)
     up = doc["speed_up"]
-    legend = [f"{name}: {title}" for name, title in TITLES.items() if name in doc["scores"]["all"]]
+    legend = [f"{name}: {title}" for name, title in COMPARISONS.items() if name in doc["scores"]["all"]]
     return page(
         f"Evaluation of {doc.get('name', 'an optimizer')}",
         f"<p class='big'>Step speed-up over tuned Adam: <b>{up['mean']:.2f}x</b> "

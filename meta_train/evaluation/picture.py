@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from meta_train.evaluation.compare import COMPARISONS
 from meta_train.evaluation.curves import smooth
-from meta_train.evaluation.document import TITLES
 from meta_train.evaluation.protocol import ADAM
 from meta_train.evaluation.results import LEARNED, Cell, Evaluation
 
@@ -93,7 +93,7 @@ def scores_png(doc: dict[str, Any], title: str = "") -> bytes:
     for axis in (left, right):
         ratio_axis(axis)
     handles, labels = right.get_legend_handles_labels()
-    titles = [f"{label}: {TITLES[label]}" for label in labels]
+    titles = [f"{label}: {COMPARISONS[label]}" for label in labels]
     figure.legend(handles, titles, loc="outside lower center", ncols=1, frameon=False, fontsize=10)
     if title:
         figure.suptitle(title, fontsize=13)

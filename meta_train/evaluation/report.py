@@ -5,7 +5,7 @@ from typing import IO, Any
 import numpy as np
 
 from meta_train.evaluation import tables
-from meta_train.evaluation.document import TITLES
+from meta_train.evaluation.compare import COMPARISONS
 
 
 def print_report(doc: dict[str, Any], file: IO[str] | None = None) -> None:
@@ -21,7 +21,7 @@ def print_report(doc: dict[str, Any], file: IO[str] | None = None) -> None:
     for grid in grids:
         print_grid(grid, file)
         print(file=file)
-    for name, title in TITLES.items():
+    for name, title in COMPARISONS.items():
         if name in doc["scores"]["all"]:
             print(f"{name}: {title}", file=file)
     print("averages: geometric mean [95% interval over tasks and seeds]", file=file)

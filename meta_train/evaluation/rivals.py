@@ -163,8 +163,13 @@ def _outer(g, axis):
     return rows @ rows.T
 
 
+# One matrix at a time: batches of them wait for each other for ever in the threads of a CPU (jaxlib 0.10.2).
+_eigenvectors = jax.custom_batching.sequential_vmap(lambda m: jnp.linalg.eigh(m)[1][:, ::-1])
+_orthonormal = jax.custom_batching.sequential_vmap(lambda m: jnp.linalg.qr(m)[0])
+
+
 def _eigenbases(outer):
-    return tuple(None if m is None else jnp.linalg.eigh(m)[1][:, ::-1] for m in outer)
+    return tuple(None if m is None else _eigenvectors(m) for m in outer)
 
 
 def _power_step(outer, basis, second):
@@ -174,7 +179,7 @@ def _power_step(outer, basis, second):
         if m is not None:
             order = jnp.argsort(-jnp.einsum("ij,ik,kj->j", q, m, q))
             second = jnp.take(second, order, axis)
-            q = jnp.linalg.qr(m @ q[:, order])[0]
+            q = _orthonormal(m @ q[:, order])
         new.append(q)
     return second, tuple(new)
 

@@ -4,8 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from meta_train.evaluation.compare import LARGER_IS_BETTER
-from meta_train.evaluation.document import TITLES
+from meta_train.evaluation.compare import COMPARISONS, LARGER_IS_BETTER
 
 # Columns of the tables of averages: title -> the metric, and what of it if not the geometric mean.
 SCORES = {
@@ -144,7 +143,7 @@ def _averages(doc: dict[str, Any], columns: dict[str, str]) -> Grid:
 
     rows = [
         [name, f"{group} ({found['speed_up']['cells']})", *(text(found, c) for c in columns.values())]
-        for name in TITLES
+        for name in COMPARISONS
         for group, comparisons in doc["scores"].items()
         for found in [comparisons.get(name)]
         if found

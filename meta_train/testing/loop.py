@@ -1,7 +1,4 @@
-"""What the outer loop needs of an estimator, checked on a system with every difficulty at once.
-
-The half of `meta_train.testing` that is not about the mean of the gradient.
-"""
+"""What the outer loop needs of an estimator, checked on a system with every difficulty at once."""
 
 from typing import Any, NamedTuple
 

@@ -37,7 +37,7 @@ def normalised_sgd(length: float) -> optax.GradientTransformation:
     """Steps of one length against the gradient: ARS's division by the returns' spread, without a scale."""
 
     def update(updates, state, params=None):
-        norm = optax.global_norm(updates)
+        norm = optax.tree.norm(updates)
         return jax.tree.map(lambda g: -length * g / jnp.maximum(norm, 1e-12), updates), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)

@@ -137,6 +137,40 @@ def test_few_files_import_tasks_and_learned_optimizers_and_one_joins_them():
     assert {file for file in makers if not file.startswith(outside)} == {"meta_train/inner.py"}
 
 
+# Names that a library may change without notice, and names that it says it will remove.
+LIBRARIES = {"jax", "jaxlib", "optax", "haiku", "orbax", "torch"}
+DEPRECATED = {
+    "jax.core",
+    "jax.interpreters",
+    "jax.experimental.maps",
+    "jax.experimental.pjit",
+    "optax.global_norm",
+}
+PRIVATE = {
+    "meta_train/parallel/exchange.py": "the messages of jax.distributed, for which it has no public name",
+}
+
+
+def private_names(tree):
+    """The private and the deprecated names of LIBRARIES that a file imports or uses."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            names = [ast.unparse(node)] if isinstance(node, ast.Attribute) else []
+        for name in names:
+            library, *rest = name.split(".")
+            private = any(part.startswith("_") and not part.startswith("__") for part in rest)
+            if library in LIBRARIES and (private or name in DEPRECATED):
+                yield name
+
+
+def test_private_and_deprecated_names_of_libraries_are_used_in_the_listed_files_only():
+    assert {file for file, tree in TREES.items() if any(private_names(tree))} <= set(PRIVATE)
+
+
 class Reached(Exception):
     """Raised by the loss of the task below."""
 
@@ -277,3 +311,5 @@ def test_the_checks_see_what_they_look_for():
     (function,) = ast.parse('def f():\n    """Doc.\n\n    More.\n    """\n    return 1\n').body
     assert lines_of(function) == 2
     assert "meta_train/core/combine.py" in users("shard_map")
+    code = "from jax._src import core\nimport jax.core\nx = optax.global_norm(jax.__version__)"
+    assert sorted(private_names(ast.parse(code))) == ["jax._src.core", "jax.core", "optax.global_norm"]

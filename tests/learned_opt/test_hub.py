@@ -94,6 +94,25 @@ def test_the_card_of_the_hub_names_its_repository(saved, hub):
     assert 'learned_opt.load("hub:user/name", num_steps=1000)' in card and "USER" not in card
 
 
+def my_residual(*, hidden: int = 4):
+    """A network of my own."""
+    return learned_opt.residual(hidden=hidden)
+
+
+def test_an_architecture_of_one_s_own_is_published_and_whoever_loads_it_gives_its_factory(hub, tmp_path):
+    mine = save(tmp_path / "mine", name="mine.py:my_residual", architecture=my_residual)
+    name = push_to_hub(mine, "user/name")
+    with pytest.raises(ArtefactError, match="unknown architecture 'mine.py:my_residual'"):
+        load(name, num_steps=100)
+    tx = load(name, num_steps=100, architecture=my_residual)
+    assert jax.tree.leaves(tx.init({"w": np.ones(3, np.float32)}))
+    card = (hub / "user/name/main" / CARD).read_text(encoding="utf-8")
+    assert 'load("hub:user/name", num_steps=1000, architecture=my_residual)' in card
+    assert "A network of my own." in card and "is not a part of `learned_opt`" in card
+    with pytest.raises(ArtefactError, match=r"does not fit the architecture at"):
+        read(name, architecture=lambda *, hidden: learned_opt.residual(hidden=hidden + 1))
+
+
 def test_a_revision_is_kept_apart(saved, hub, tmp_path):
     push_to_hub(saved, "user/name")
     other = save(tmp_path / "other", horizon=7)

@@ -1,6 +1,6 @@
 """What a step of `learned_opt.torch.Optimizer` costs beyond the same update in JAX, in one run.
 
-    python benchmarks/torch_overhead.py [NAME ...] [--parameters 1000000] [--repeats 31] [--json FILE]
+    python -m benchmarks.torch_overhead [NAME ...] [--parameters 1000000] [--repeats 31] [--json FILE]
 
 NAME is an architecture at its initial theta, an artefact ("pretrained:general"), or "adam", which is optax's.
 The model is that of `benchmarks/apply.py`; its gradients are given. The two programs alternate: `step()` on

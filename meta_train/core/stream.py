@@ -6,41 +6,17 @@ the data has to be in a checkpoint but where the stream stood and a digest of wh
 """
 
 import functools
-import hashlib
+import warnings
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as Stalled
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
+from meta_train.core.stream_rows import SOURCE, Arrays, Stream, digest, digest_of, in_order, take
 from meta_train.errors import RunError
-
-Arrays = dict[str, Any]
-
-
-class Stream(NamedTuple):
-    """The training split of one family, on the host, and how it passes through the device.
-
-    Attributes:
-      label: of the family, for errors.
-      host: arrays on the host: x [D, R, ...] and others of D data sets by R rows, `rows` i32[D] and what
-        else does not count rows.
-      buffer_rows: B, rows of each data set on the device.
-      chunk: C, rows of each that one refresh replaces; divides B.
-      every: outer steps between refreshes.
-      timeout: seconds that a refresh may take before the run stops.
-      seed: of the order.
-    """
-
-    label: str
-    host: Arrays
-    buffer_rows: int
-    chunk: int
-    every: int
-    timeout: float
-    seed: int
 
 
 def stream(
@@ -50,7 +26,8 @@ def stream(
 
     Args:
       label: of the family.
-      host: its training split, as `tasks.data.datasets.stack` makes it, on the host.
+      host: its training split, as `tasks.data.datasets.stack` makes it, on the host; under "python" the rows
+        that a program gives, `tasks.data.source.Rows`.
       buffer_rows: B; more than there are rows is allowed, and then everything fits.
       chunk: C; None for an eighth of B.
       every: outer steps between refreshes.
@@ -65,7 +42,8 @@ def stream(
     chunk = max(1, buffer_rows // 8) if chunk is None else chunk
     if buffer_rows % chunk:
         raise ValueError(f"stream.chunk must divide stream.rows ({buffer_rows}), got {chunk}")
-    return Stream(label, host, buffer_rows, chunk, every, timeout, seed)
+    arrays = {name: array for name, array in host.items() if name != SOURCE}
+    return Stream(label, arrays, buffer_rows, chunk, every, timeout, seed, host.get(SOURCE))
 
 
 def refreshes(stream: Stream, outer_step: int) -> int:
@@ -79,56 +57,13 @@ def buffer_at(stream: Stream, count: int) -> Arrays:
     newest = stream.buffer_rows + count * stream.chunk - 1
     positions = newest - (newest - slots) % stream.buffer_rows
     rows = np.minimum(stream.host["rows"], stream.buffer_rows).astype(np.int32)
-    return {**stream.host, **_take(stream, positions), "rows": rows}
+    return {**stream.host, **take(stream, positions), "rows": rows}
 
 
 def chunk_at(stream: Stream, count: int) -> tuple[Arrays, int]:
     """What refresh `count` (from 1 on) brings, arrays [D, C, ...], and the first slot that it fills."""
     first = stream.buffer_rows + (count - 1) * stream.chunk
-    return _take(stream, first + np.arange(stream.chunk)), first % stream.buffer_rows
-
-
-def digest(stream: Stream) -> str:
-    """sha256 of the data, hexadecimal."""
-    found = hashlib.sha256()
-    for name in sorted(stream.host):
-        array = np.ascontiguousarray(stream.host[name])
-        found.update(f"{name} {array.dtype} {array.shape}".encode())
-        found.update(array.data.cast("B") if array.size else b"")
-    return found.hexdigest()
-
-
-def _take(stream: Stream, positions: np.ndarray) -> Arrays:
-    """Rows of every data set at places of the stream, of the arrays that have rows."""
-    found: dict[str, list] = {name: [] for name in _row_arrays(stream.host)}
-    for d, rows in enumerate(np.asarray(stream.host["rows"])):
-        picked = _rows_at(stream, d, int(rows), positions)
-        for name, parts in found.items():
-            parts.append(stream.host[name][d][picked])
-    return {name: np.stack(parts) for name, parts in found.items()}
-
-
-def _row_arrays(host: Arrays) -> list[str]:
-    return [
-        name for name, array in host.items() if array.ndim >= 2 and array.shape[:2] == host["x"].shape[:2]
-    ]
-
-
-def _rows_at(stream: Stream, d: int, rows: int, positions: np.ndarray) -> np.ndarray:
-    """Row numbers of data set d; each pass over the data has an order of its own."""
-    if rows <= stream.buffer_rows:  # everything fits, in its own order
-        return np.minimum(positions % stream.buffer_rows, rows - 1)
-    passes, places = np.divmod(positions, rows)
-    picked = np.empty(len(positions), np.int64)
-    for one in np.unique(passes):
-        here = passes == one
-        picked[here] = _order(stream.seed, d, int(one), rows)[places[here]]
-    return picked
-
-
-@functools.lru_cache(maxsize=8)
-def _order(seed: int, d: int, one: int, rows: int) -> np.ndarray:
-    return np.random.Generator(np.random.Philox(key=[seed, d * 2**32 + one])).permutation(rows)
+    return take(stream, first + np.arange(stream.chunk)), first % stream.buffer_rows
 
 
 class Feeds:
@@ -139,21 +74,41 @@ class Feeds:
       data: label -> split -> arrays, on the device; those of the streams are replaced.
       put: host arrays -> device arrays, in the sharding of the run.
       outer_step: where the run begins or goes on.
+      saved: `position` in the checkpoint of that step, where there is one.
     """
 
     def __init__(
-        self, streams: dict[str, Stream], data: Arrays, put: Callable[[Any], Any], outer_step: int = 0
+        self,
+        streams: dict[str, Stream],
+        data: Arrays,
+        put: Callable[[Any], Any],
+        outer_step: int = 0,
+        saved: dict[str, Any] | None = None,
     ):
         self._streams, self._put = streams, put
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="stream") if streams else None
         self._next: dict[str, Future] = {}
         self._digests: dict[str, str] = {}
         self._done: dict[str, int] = {}
+        self._newest: dict[str, dict[int, str]] = {label: {} for label in streams}
         self.data = dict(data)
         for label, one in streams.items():
             count = self._done[label] = refreshes(one, outer_step)
-            self.data[label] = {**data[label], "train": put(buffer_at(one, count))}
+            buffer = self._first_buffer(one, count, (saved or {}).get(label, {}).get("state"))
+            self.data[label] = {**data[label], "train": put(buffer)}
             self._prefetch(label, count + 1)
+
+    def _first_buffer(self, one: Stream, count: int, state: Any) -> Arrays:
+        try:
+            if state is not None:
+                one.source.restore(count * one.chunk, state)
+            buffer = buffer_at(one, count)
+        except Exception as error:  # a source is anybody's code
+            raise RunError(f"the data stream of task {one.label!r} cannot be read: {error}") from error
+        if in_order(one):
+            newest = (count * one.chunk - one.chunk + np.arange(one.chunk)) % one.buffer_rows
+            self._newest[one.label][count] = digest_of({k: buffer[k][:, newest] for k in ("x", "y")})
+        return buffer
 
     def __enter__(self) -> "Feeds":
         return self
@@ -180,22 +135,45 @@ class Feeds:
                 self._prefetch(label, self._done[label] + 1)
 
     def position(self, outer_step: int) -> dict[str, Any]:
-        """Where the streams stand, for a checkpoint: label -> refreshes and a digest of the data."""
-        return {
-            label: {"refreshes": refreshes(one, outer_step), "digest": self._digest(label)}
-            for label, one in self._streams.items()
-        }
+        """Where the streams stand, for a checkpoint: label -> refreshes and a digest of the data.
 
-    def check(self, outer_step: int, saved: dict[str, Any]) -> None:
-        """Refuses (RunError) to go on with other data than those that a checkpoint's `position` tells of."""
+        Of rows that come one after another: of the newest chunk, with the state of their source, if any.
+        """
+        found = {}
+        for label, one in self._streams.items():
+            count = refreshes(one, outer_step)
+            found[label] = {"refreshes": count, "digest": self._digest(label, count)}
+            if in_order(one) and (state := one.source.state(count * one.chunk)) is not None:
+                found[label]["state"] = state
+        return found
+
+    def check(
+        self, outer_step: int, saved: dict[str, Any], warn: Callable[[str], None] = warnings.warn
+    ) -> None:
+        """Compares the data with those that a checkpoint's `position` tells of.
+
+        Raises:
+          RunError: they are others. A source that does not repeat itself is a warning: nothing can bring its
+            rows back.
+        """
         for label, place in self.position(outer_step).items():
-            if saved.get(label, place) != place:
+            same = saved.get(label, place)["digest"] == place["digest"]
+            if not same and in_order(self._streams[label]):
+                warn(
+                    f"the data stream of task {label!r} does not repeat itself: the run goes on with other "
+                    "rows than it would have seen without a break"
+                )
+            elif not same:
                 raise RunError(
                     f"the data of task {label!r} are not those of the checkpoint at outer step {outer_step}: "
                     f"digest {place['digest'][:12]}, then {saved[label]['digest'][:12]}"
                 )
 
-    def _digest(self, label: str) -> str:
+    def _digest(self, label: str, count: int) -> str:
+        if in_order(one := self._streams[label]):
+            if count not in self._newest[label]:
+                self._wait(one)
+            return self._newest[label][count]
         if label not in self._digests:
             self._digests[label] = digest(self._streams[label])
         return self._digests[label]
@@ -206,6 +184,10 @@ class Feeds:
 
         def read():
             chunk, slot = chunk_at(one, count)
+            if in_order(one):
+                newest = self._newest[label]
+                newest[count] = digest_of({name: chunk[name] for name in ("x", "y")})
+                newest.pop(count - 3, None)
             return self._put(chunk), self._put(np.int32(slot))
 
         self._next[label] = self._thread.submit(read)

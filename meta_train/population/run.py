@@ -10,7 +10,7 @@ import numpy as np
 
 from meta_train.checkpoint.checkpoints import Checkpoints
 from meta_train.checkpoint.files import numbered
-from meta_train.checkpoint.memory import InMemory
+from meta_train.checkpoint.in_memory import InMemory
 from meta_train.config import file as config_file
 from meta_train.errors import Interrupted, RunError
 from meta_train.parallel import hosts

@@ -40,7 +40,7 @@ def streamed(
         yield StreamedData(lambda step: trainer.data, lambda step: {})
         return
     put = lambda arrays: mesh_lib.everywhere(arrays, mesh)  # noqa: E731
-    with Feeds(trainer.streams, trainer.data[TRAIN], put, step) as feeds:
+    with Feeds(trainer.streams, trainer.data[TRAIN], put, step, saved) as feeds:
         feeds.check(step, saved or {})
 
         def at(step: int) -> Any:

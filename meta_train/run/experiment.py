@@ -200,17 +200,20 @@ def streamed(config: RunConfig, task: TrainingTask, family: TaskFamily) -> tuple
     """
     options = task.stream
     assert options is not None
-    source = stream(
-        task.label,
-        family.data["train"],
-        buffer_rows=options.rows,
-        chunk=options.chunk,
-        every=options.every,
-        timeout=options.timeout,
-        seed=config.seed,
-    )
-    first = {split: buffer_at(source._replace(host=arrays), 0) for split, arrays in family.data.items()}
-    return family._replace(data=first), source
+    streams = {
+        split: stream(
+            task.label,
+            arrays,
+            buffer_rows=options.rows,
+            chunk=options.chunk,
+            every=options.every,
+            timeout=options.timeout,
+            seed=config.seed,
+        )
+        for split, arrays in family.data.items()
+    }
+    first = {split: buffer_at(one, 0) for split, one in streams.items()}
+    return family._replace(data=first), streams["train"]
 
 
 def inner_system(config: RunConfig, family: TaskFamily, lopt: LearnedOptimizer) -> UnrolledSystem:

@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from meta_train.checkpoint.checkpoints import Checkpoints, Restored
-from meta_train.checkpoint.memory import InMemory
+from meta_train.checkpoint.in_memory import InMemory
 from meta_train.config import load as config_lib
 from meta_train.config.load import RunConfig
 from meta_train.core.outer import OuterState
@@ -99,11 +99,11 @@ def run(
         checkpoints, best = map(held.enter_context, _stores(config, directory, display))
         asked_to_stop = held.enter_context(stop_signals())
         done, state, meta = _restored(experiment, directory, checkpoints, resume, display)
-        feeds = held.enter_context(_feeds(experiment, done))
+        feeds = held.enter_context(_feeds(experiment, done, meta.get("streams")))
         writer, rows = held.enter_context(
             _writer(config, directory, done if resume else None, meta.get("wandb_id"), display)
         )
-        feeds.check(done, meta.get("streams", {}))
+        feeds.check(done, meta.get("streams", {}), display.warn)
         _warn_of_lost_rows(directory, meta.get("rows", 0) - writer.rows(), done, display)
         fixed = {"config": config_lib.digest(config)}
         fixed |= {} if directory is None else {"settings": settings_of(directory)}
@@ -125,19 +125,9 @@ def run(
         state, done, first = _loop(experiment, state, done, feeds, run_hooks, checkpoints, display)
         found = best.restore({"theta": state.theta_ema}) if families else None
         metrics = columns(rows())
-    start = None if first is None else first - began
-    return Result(
-        config,
-        directory,
-        done,
-        state.theta_ema,
-        None if found is None else found.state["theta"],
-        None if found is None else found.meta["score"],
-        None if found is None else found.step,
-        metrics,
-        start,
-        time.perf_counter() - began,
-    )
+    kept = (None, None, None) if found is None else (found.state["theta"], found.meta["score"], found.step)
+    start, seconds = None if first is None else first - began, time.perf_counter() - began
+    return Result(config, directory, done, state.theta_ema, *kept, metrics, start, seconds)
 
 
 def _stores(config: RunConfig, directory: Path | None, display: Display) -> tuple[Any, Any]:
@@ -218,11 +208,10 @@ def _first_state(experiment: Experiment):
     return jax.jit(lambda seed: experiment.outer.init(jax.random.key(seed)))(np.uint32(seed))
 
 
-def _feeds(experiment: Experiment, outer_step: int) -> Feeds:
+def _feeds(experiment: Experiment, outer_step: int, saved: dict[str, Any] | None) -> Feeds:
     everywhere = NamedSharding(experiment.mesh, PartitionSpec())
-    return Feeds(
-        experiment.streams, experiment.data, lambda arrays: jax.device_put(arrays, everywhere), outer_step
-    )
+    put = lambda arrays: jax.device_put(arrays, everywhere)  # noqa: E731
+    return Feeds(experiment.streams, experiment.data, put, outer_step, saved)
 
 
 def set_up_jax(config: RunConfig) -> None:

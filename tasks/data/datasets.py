@@ -10,13 +10,14 @@ import difflib
 import functools
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from tasks.data.loaders import ARGUMENT_LOADERS, LOADERS, Dataset
 
+SOURCE = "python"  # the prefix of data that a program gives, and their key in the data of a streamed family
 VALID_EVERY = 5  # row i of the (sliced) data set is in "valid" where i % 5 == 4, else in "train"
 
 
@@ -38,7 +39,8 @@ def load(name: str) -> Dataset:
     diabetes, standardised to mean 0 and variance 1 over all rows; iris and wine come sorted by
     class, so slice them with care); teacher:SEED (see `teacher`); npz:PATH (arrays x
     and y); deformed:SEED (see `loaders.deformed`); tfds:NAME?options (see `tasks.data.tfds`); hf:PATH?options
-    (see `tasks.data.hf`). Each with an optional slice of rows: "digits[:1200]", "teacher:3[100:]".
+    (see `tasks.data.hf`); python:FILE.py:FACTORY (see `tasks.data.source`). Each with an optional slice of
+    rows: "digits[:1200]", "teacher:3[100:]".
 
     Raises:
       ValueError: unknown name (with the nearest valid ones), empty or impossible slice, NaN or
@@ -75,6 +77,8 @@ def stack(names: Sequence[str]) -> Stack:
     """
     if not names:
         raise ValueError("datasets: needs at least one name, got none")
+    if _place.get() is _as_is and any(name.startswith(f"{SOURCE}:") for name in names):
+        return _source_stack(names)
     sets = [load(name) for name in names]
     for name, dataset in zip(names, sets, strict=True):
         if dataset.shape != sets[0].shape:
@@ -106,13 +110,38 @@ def _stack(sets: list[Dataset]) -> dict[str, jax.Array]:
     )
 
 
+def _source_stack(names: Sequence[str]) -> Stack:
+    """The rows of a program as a stream reads them: arrays of no rows, and `SOURCE` in place of the rest."""
+    from tasks.data import source
+
+    if len(names) > 1:
+        raise ValueError(
+            f"datasets: {names[0]!r} must be the only data set of a streamed task, got {len(names)}"
+        )
+    found = source.open_source(names[0].partition(":")[2])
+    y = np.zeros((1, 0), np.int32 if found.classes else np.float32)
+
+    def split(rows: source.Rows) -> dict[str, Any]:
+        length = np.array([np.iinfo(np.int32).max if rows.length is None else rows.length], np.int32)
+        x = np.zeros((1, 0, *found.shape), np.float32)
+        classes = np.array([found.classes], np.int32)
+        return {"x": x, "y": y, "rows": length, "classes": classes, SOURCE: rows}
+
+    data: dict[str, Any] = {"train": split(found.train), "valid": split(found.valid)}
+    return Stack(data, found.shape, found.classes, True)
+
+
+def _as_is(arrays: Any) -> Any:
+    return arrays
+
+
 _place: contextvars.ContextVar[Callable] = contextvars.ContextVar("place", default=jax.device_put)
 
 
 @contextlib.contextmanager
 def on_host() -> Iterator[None]:
     """Families made in here keep their data on the host, for a stream to bring them to the device."""
-    token = _place.set(lambda arrays: arrays)
+    token = _place.set(_as_is)
     try:
         yield
     finally:

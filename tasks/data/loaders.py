@@ -196,6 +196,13 @@ def _hf(argument: str) -> Dataset:
     return _from_table(hf_data.read_table(argument), f"hf:{argument}")
 
 
+def _python(argument: str) -> Dataset:
+    """`python:MODULE:FACTORY?classes=N`, see `tasks.data.source`."""
+    from tasks.data import source
+
+    return source.read_all(argument)
+
+
 def _from_table(table: "tfds_data.Table", name: str) -> Dataset:
     if table.x.ndim < 2:
         raise ValueError(f"datasets: {name} has single numbers as examples; say ?input=NAME")
@@ -218,4 +225,5 @@ ARGUMENT_LOADERS: dict[str, Callable[[str], Dataset]] = {
     "npz": _npz,
     "tfds": _tfds,
     "hf": _hf,
+    "python": _python,
 }

@@ -28,6 +28,8 @@ def _changed(name: str, change: Callable[[str], str]) -> str:
     path, question, options = rest.partition("?")
     if colon and path and kind in FILES:
         return f"{kind}:{change(path)}{question}{options}"
+    if kind == "python" and (place := path.rpartition(":"))[0].endswith(".py"):
+        return f"python:{change(place[0])}:{place[2]}{question}{options}"
     if kind == "tfds" and question:
         return f"{kind}:{path}?{'&'.join(_with_directory(options, change))}"
     return name

@@ -79,8 +79,8 @@ def tasks() -> str:
         "Tasks",
         "In a config, a task is `{name: FAMILY, option: value}`, or `{name: TASK}` with any option replaced. "
         "`meta-train describe NAME` prints the options of a family, `meta-train list named` lists the tasks.",
-        "Data: `digits`, `wine` and others come with scikit-learn, `pydoc` with Python; `teacher:SEED` and "
-        "`markov:SEED` are generated; `tfds:NAME`, `npz:FILE` and `hf:DIR` are your own. `[a:b]` takes rows.",
+        "[Data](data.md) lists what `datasets` and `texts` can name: data that come with scikit-learn and "
+        "Python, generated ones, and your own in files, TFDS, Parquet or from a program.",
         f"## {len(TASKS)} families",
         table=f"{families}\n## {len(NAMED)} named tasks\n\n{note}\n\n{named}",
     )

@@ -114,6 +114,14 @@ def test_the_population_example_prints_the_winners_rates(capsys):
     assert rates.shape == (10,) and names["stage"].round == 10 and capsys.readouterr().out
 
 
+def test_the_example_of_the_python_page_trains_draws_and_exports(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = block("docs/from-python.md", "meta_train.train(config)")
+    assert names["result"].best_score is not None and names["result"].metrics["loss"].shape == (6,)
+    assert len(names["figure"].axes) == 3 and "learned_opt.load('optimizer'" in names["lines"][1]
+    assert [path.name for path in tmp_path.iterdir()] == ["optimizer"]
+
+
 # Every block that a test of this file executes.
 EXECUTED = {
     ("README.md", "pretrained:"),
@@ -123,6 +131,7 @@ EXECUTED = {
     ("docs/extending.md", "def sign_descent"),
     ("docs/extending.md", "def clipped_sgd"),
     ("docs/population.md", "evolve(population("),
+    ("docs/from-python.md", "meta_train.train(config)"),
 }
 
 

@@ -1,8 +1,6 @@
 """All trainings of an evaluation: one program for each shape and optimizer, in threads, kept on disk."""
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,9 +41,6 @@ class Run(NamedTuple):
     length: int
     stops: tuple[int, ...]
     tested: tuple[int, ...]
-
-
-LAPACK = ("soap",)  # programs with eigendecompositions
 
 
 class Job(NamedTuple):
@@ -93,7 +88,6 @@ def measure(
         label: tuple(c for c in contestants if not all(e.complete() for e in entries[c.name, label]))
         for label in families
     }
-    lapack = threading.Lock()
     jobs = _jobs(missing, {label: d.program for label, d in described.items()})
     total = sum(len(job.labels) * _steps(c, settings) for job in jobs for c in job.contestants)
     tell = counted(total, progress)
@@ -105,8 +99,7 @@ def measure(
             stop()
             tell(steps, text)
 
-        with lapack if _calls_lapack(job) else nullcontext():
-            _run(job, families, settings, device, advance, entries)
+        _run(job, families, settings, device, advance, entries)
 
     in_threads(run, jobs)
     grids = {
@@ -209,16 +202,7 @@ def _jobs(missing: dict[str, tuple[Contestant, ...]], shapes: dict[str, str]) ->
             key = shapes[label], tuple(c.name for c in some)
             groups.setdefault(key, []).append(label)
             work[key] = some
-    jobs = [Job(tuple(labels), work[key]) for key, labels in groups.items()]
-    return sorted(jobs, key=_calls_lapack)
-
-
-def _calls_lapack(job: Job) -> bool:
-    """Whether the job must not run beside another one of which this is true.
-
-    On a CPU, two programs that call LAPACK wait for each other for ever (seen with jaxlib 0.10.2).
-    """
-    return job.contestants[0].program in LAPACK
+    return [Job(tuple(labels), work[key]) for key, labels in groups.items()]
 
 
 def _entries(

@@ -1,5 +1,7 @@
 """The rivals written here, against plain loops over the published algorithms."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -178,3 +180,17 @@ def test_ademamix_warms_up_its_slow_average_over_the_training():
     )
     late = steps_of(mix, params, 40 * gradients)[-1]
     assert (np.abs(late) > 1.2 * 0.1).all()
+
+
+def test_soap_decomposes_one_matrix_at_a_time_where_many_trainings_run_side_by_side():
+    """Batches of decompositions never end on some CPUs."""
+    tx = scale_by_soap()
+
+    def first(g):
+        return tx.update({"w": g}, tx.init({"w": g}))
+
+    program = jax.jit(jax.vmap(first)).lower(jnp.ones((7, 4, 3))).as_text()
+    batches = re.findall(r'lapack_\w+.*num_batch_dims = "(\d+)"', program)
+    assert len(batches) >= 4 and set(batches) == {"0"}
+    side_by_side, _ = jax.vmap(first)(jax.random.normal(jax.random.key(0), (2, 4, 3)))
+    assert side_by_side["w"].shape == (2, 4, 3)

@@ -68,16 +68,16 @@ RATE = {"learning_rate": log(bounds=(1e-3, 1.0))}
 
 @pytest.fixture(scope="module")
 def trap():
-    """Final losses of 22 members on the noisy quadratic, 6000 steps, five fixed seeds."""
+    """Final losses of 22 members on the noisy quadratic, 6000 steps, five fixed seeds or those given."""
     setting = Setting(RATE, TRAP)
     first = CONTROLLERS["random_search"](setting, num_members=22)
     compiled = population(toys.noisy_quadratic(), first, RATE, TRAP)
 
-    def run(name, **options):
+    def run(name, seeds=range(5), **options):
         controller = CONTROLLERS[name](setting, **options)
         ends = [
             evolve(compiled._replace(controller=controller, seed=seed), 60)[1][-1].fitness[controller.ranked]
-            for seed in range(5)
+            for seed in seeds
         ]
         return [float(np.exp(-max(end))) for end in ends]
 
@@ -95,6 +95,14 @@ def test_greedy_pbt_falls_into_the_trap(trap):
 def test_fire_pbt_leaves_the_trap(trap):
     # Over 20 seeds 19 ended under 0.3: three of five above it would be 1e-3 likely; the seeds are fixed.
     assert np.median(trap("fire_pbt")) < 0.3
+
+
+@pytest.mark.slow
+def test_the_trap_holds_on_ten_other_seeds(trap):
+    seeds = range(100, 110)
+    assert 0.3 < np.median(trap("random_search", seeds, num_members=22)) < 0.7
+    assert np.median(trap("pbt", seeds, num_members=22)) > 0.9
+    assert np.median(trap("fire_pbt", seeds)) < 0.3
 
 
 def test_a_hand_made_schedule_shows_what_there_was_to_gain():

@@ -6,13 +6,15 @@ values, name -> one number per member.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
 
-from meta_train.core.stream import Stream
 from meta_train.population.space import Hypers, Space
+
+if TYPE_CHECKING:
+    from meta_train.core.stream import Stream  # controllers, which see numbers alone, do without
 
 
 class Member(NamedTuple):
@@ -59,7 +61,7 @@ class Trainer(NamedTuple):
     restart: Callable[[Any], Any] = lambda inner: inner
     test: Callable[[Member, Any], dict[str, jax.Array]] = lambda member, data: {}
     least: dict[str, float] = {}
-    streams: dict[str, Stream] = {}
+    streams: "dict[str, Stream]" = {}
     particles: Member = Member(False, False, False)
     split: "Callable[[int], Trainer] | None" = None
 

@@ -5,13 +5,11 @@ from typing import Any
 
 import numpy as np
 
+from meta_train.evaluation.picture import COLOURS
 from meta_train.population.base import Controller
 from meta_train.population.lineage import Schedule, schedule_of, winner
 from meta_train.population.rounds import Record
 from meta_train.population.space import Space
-
-# Colours that stay apart without colour vision (Okabe and Ito).
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
 def draw_population(

@@ -35,7 +35,10 @@ def with_files(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
         if isinstance(action, argparse._SubParsersAction):
             for inner in action.choices.values():
                 with_files(inner)
-        elif action.metavar in ("DIR", "RUN", "RUN_OR_ARTEFACT"):
+            continue
+        if isinstance(action.choices, dict):  # shtab takes a dict for commands
+            action.choices = list(action.choices)
+        if action.metavar in ("DIR", "RUN", "RUN_OR_ARTEFACT"):
             action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
         elif action.metavar in ("FILE", "CONFIG", "SOURCE"):
             action.complete = shtab.FILE  # type: ignore[attr-defined]

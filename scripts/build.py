@@ -1,9 +1,9 @@
 """Builds the sdist and the wheel, and says their sha256: the same in all bits for the same commit.
 
-    python scripts/build.py [dist]
+    python scripts/build.py [dist [COMMIT]]
 
-What is built is the last commit, whatever else lies in the working tree. Times in the archives are those of
-the commit.
+What is built is the commit, the last one if none is named, whatever else lies in the working tree. Times in
+the archives are those of the commit.
 """
 
 import hashlib
@@ -16,11 +16,11 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 
-def build(target: Path) -> dict[str, str]:
+def build(target: Path, commit: str) -> dict[str, str]:
     """The sha256 of each file that was built, by its name."""
-    epoch = _git("log", "-1", "--format=%ct").decode().strip()
+    epoch = _git("log", "-1", "--format=%ct", commit).decode().strip()
     with tempfile.TemporaryDirectory() as source:
-        subprocess.run(["tar", "-x", "-C", source], input=_git("archive", "HEAD"), check=True)
+        subprocess.run(["tar", "-x", "-C", source], input=_git("archive", commit), check=True)
         command = [sys.executable, "-m", "build", "--outdir", str(target.absolute()), source]
         env = {**os.environ, "SOURCE_DATE_EPOCH": epoch}
         subprocess.run(command, env=env, check=True, stdout=subprocess.DEVNULL)
@@ -33,5 +33,6 @@ def _git(*words: str) -> bytes:
 
 
 if __name__ == "__main__":
-    for name, digest in build(Path(sys.argv[1] if len(sys.argv) > 1 else "dist")).items():
+    words = [*sys.argv[1:], *("dist", "HEAD")[len(sys.argv) - 1 :]]
+    for name, digest in build(Path(words[0]), words[1]).items():
         print(digest, name)

@@ -36,9 +36,15 @@ def test_a_lock_file_has_exact_versions_of_what_the_project_needs_and_no_host(lo
 @pytest.mark.slow
 def test_two_builds_are_equal_and_the_wheel_works_in_an_empty_environment(tmp_path):
     sums = []
+    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, check=True, capture_output=True, text=True)
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        command = [sys.executable, str(ROOT / "scripts" / "build.py"), str(tmp_path / name)]
+        command = [
+            sys.executable,
+            str(ROOT / "scripts" / "build.py"),
+            str(tmp_path / name),
+            done.stdout.strip(),
+        ]
         sums.append(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     assert sums[0] == sums[1] and len(sums[0].splitlines()) == 2
     (wheel,), (sdist,) = ((tmp_path / "one").glob(pattern) for pattern in ("*.whl", "*.tar.gz"))

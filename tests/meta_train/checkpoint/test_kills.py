@@ -100,18 +100,45 @@ def final(directory):
 """
 
 
+IN_PLACE = """
+import threading
+def write(directory, text):
+    thread = threading.Thread(target=lambda: (directory / "f").write_text(text))
+    thread.start()
+    thread.join()
+def prepare(directory):
+    directory.mkdir()
+    write(directory, "old")
+def act(directory):
+    write(directory, "new")
+def check(directory):
+    assert (directory / "f").read_text() in ("old", "new")
+def final(directory):
+    pass
+"""
+
+
+def program(scenario, directory):
+    return subprocess.run(
+        [sys.executable, "-c", BEGIN + scenario + END, str(directory)],
+        capture_output=True,
+        text=True,
+        timeout=1800,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])},
+    )
+
+
 @pytest.mark.parametrize(
     ("scenario", "least"), [(SAVE, 60), (EXPORT, 15), (EXPORT_TWO_RENAMES, 16), (REWIND, 8)]
 )
 def test_a_kill_before_every_change_of_the_file_system_leaves_the_old_content_or_the_new(
     scenario, least, tmp_path
 ):
-    done = subprocess.run(
-        [sys.executable, "-c", BEGIN + scenario + END, str(tmp_path)],
-        capture_output=True,
-        text=True,
-        timeout=1800,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])},
-    )
+    done = program(scenario, tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert int(done.stdout.split()[-1]) >= least, done.stdout
+
+
+def test_a_file_that_a_thread_writes_in_place_is_caught(tmp_path):
+    done = program(IN_PLACE, tmp_path)
+    assert done.returncode == 1 and "after the kill before change 2" in done.stderr

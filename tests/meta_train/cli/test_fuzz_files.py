@@ -28,6 +28,8 @@ from meta_train.checkpoint.checkpoints import Checkpoints
 from meta_train.config import load as config_lib
 from meta_train.errors import CheckpointError, ConfigError, MetricsError, RunError
 from meta_train.evaluation import document
+from meta_train.population import lineage
+from meta_train.population.rounds import Record
 from meta_train.run.metrics import jsonl_writer, read_jsonl
 from tasks.data import datasets, text
 from tests.meta_train.evaluation.test_report import cell, make_doc
@@ -81,6 +83,7 @@ OURS = {
     "artefact_weights": (WEIGHTS, lambda path: learned_opt.read(path.parent)),
     "checkpoint": ("1/manifest.json", lambda path: restore(path.parents[1])),
     "metrics": ("metrics.jsonl", read_jsonl),
+    "lineage": ("lineage.jsonl", lambda path: lineage.read(path.parent)),
     "evaluation": ("evaluation.json", document.read),
     "config": ("config.yaml", config_lib.load),
 }
@@ -119,11 +122,17 @@ def intact(tmp_path_factory):
         learned_opt.save(root / name, name="residual", theta=theta, **arguments)
     with Checkpoints(root / "checkpoint") as checkpoints:
         checkpoints.save(1, STATE, {"config": "x"})
-    for name in ("metrics", "evaluation", "config", "npz", "text"):
+    for name in ("metrics", "lineage", "evaluation", "config", "npz", "text"):
         (root / name).mkdir()
     writer = jsonl_writer(root / "metrics" / "metrics.jsonl")
     for step in range(20):
         writer.write(step, {"loss": 1 / (step + 1), "bad": float("nan")})
+    writer.close()
+    writer = jsonl_writer(root / "lineage" / lineage.LINEAGE)
+    for number in range(8):
+        scores, hypers = np.ones((4, 2)), {"rate": np.arange(4.0)}
+        record = Record(number, number + 1, hypers, scores, scores[:, 0] / 3, np.arange(4), [{"slot": 1}])
+        writer.write(number, lineage.to_row(record))
     writer.close()
     (root / "evaluation" / "evaluation.json").write_text(document.to_json(make_doc(cell("digits", 20))))
     (root / "config" / "config.yaml").write_text(YAML)

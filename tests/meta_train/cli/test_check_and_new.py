@@ -22,7 +22,9 @@ def in_an_empty_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize("kind", TEMPLATES)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.slow if kind == "estimator" else ()) for kind in TEMPLATES]
+)
 def test_what_new_writes_passes_its_own_test_and_the_check(kind, capsys):
     assert cli.command(["new", kind, f"mine_{kind}"]) == 0
     assert f"meta-train check mine_{kind}.py:mine_{kind}" in capsys.readouterr().out

@@ -180,6 +180,7 @@ def test_from_the_shell_it_is_evaluated_and_exported_and_the_artefact_needs_its_
     assert "whether it fits optimizer.py:signed" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_from_python_its_modules_train_evaluate_and_export(tmp_path):
     from my_lo.optimizer import signed  # type: ignore[import-not-found]
     from my_lo.optimizer import two as other  # type: ignore[import-not-found]

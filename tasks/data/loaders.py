@@ -200,7 +200,7 @@ def _python(argument: str) -> Dataset:
     """`python:MODULE:FACTORY?classes=N`, see `tasks.data.source`."""
     from tasks.data import source
 
-    return source.read_all(argument)
+    return Dataset(*source.read_all(argument))
 
 
 def _from_table(table: "tfds_data.Table", name: str) -> Dataset:

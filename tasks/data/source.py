@@ -14,8 +14,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tasks.data.loaders import Dataset
-
 MOST_ROWS = 1_000_000  # that are held in memory without a stream
 VALID_FROM = 1280  # first examples of which every fifth is for validation, where they come one after another
 MOST_STATES = 4096  # places to which a source that knows its state can go back
@@ -76,8 +74,8 @@ def open_source(argument: str) -> Source:
     return Source(train, valid, x.shape, classes)
 
 
-def read_all(argument: str) -> Dataset:
-    """A finite source as one data set in memory (ValueError if it has over a million examples)."""
+def read_all(argument: str) -> tuple[np.ndarray, np.ndarray, int, tuple[int, ...], str]:
+    """A finite source as the fields of a `loaders.Dataset` (ValueError if it has over a million examples)."""
     source = open_source(argument)
     begin, _ = _factory(argument)
     examples = list(itertools.islice(iter(begin()), MOST_ROWS + 1))
@@ -87,7 +85,7 @@ def read_all(argument: str) -> Dataset:
         )
     found = _stacker(argument, source.shape, source.classes)(examples)
     x = found["x"].reshape(len(examples), -1)
-    return Dataset(x, found["y"], source.classes, source.shape, f"python:{argument}")
+    return x, found["y"], source.classes, source.shape, f"python:{argument}"
 
 
 def _factory(argument: str) -> tuple[Callable[[], Any], int]:

@@ -36,6 +36,7 @@ POPULATION = {
     "rounds": 3,
     "round_steps": 10,
     "eval_every": 5,
+    "average": 2,
     "trainer": {"name": "noisy_quadratic"},
     "hypers": {"learning_rate": {"name": "log", "bounds": [0.001, 1.0]}},
     "controller": {"name": "pbt", "num_members": 4},

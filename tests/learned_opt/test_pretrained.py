@@ -84,7 +84,8 @@ def test_a_packaged_optimizer_trains_a_regression_and_its_card_tells_what_it_is(
 
 def test_general_learns_clusters_within_a_hundred_steps_and_ends_with_a_small_validation_loss():
     """A network of 144-64-64-10 on ten clusters, 1,000 steps: steps that are too large reach a loss of 0
-    early, leave it again, and end with a validation loss above 2 (3.3 for `general_v1`)."""
+    early, leave it again (.3 on average, for hundreds of steps), and end with a validation loss above 2 (3.3
+    for `general_v1`; .009 for AdamW at its best rate)."""
     centres = 0.6 * jax.random.normal(jax.random.key(0), (10, 144))
 
     def clusters(key, rows):
@@ -115,9 +116,8 @@ def test_general_learns_clusters_within_a_hundred_steps_and_ends_with_a_small_va
     ]
     keys = jax.random.split(jax.random.key(3), 1000)
     (params, _), losses = jax.jit(lambda p: jax.lax.scan(step, (p, tx.init(p)), keys))(params)
-    assert losses[90:110].mean() < 0.1
-    assert losses[-200:].max() < 0.1
-    assert loss(params, *valid) < 1
+    assert losses[100:].reshape(9, 100).mean(1).max() < 0.03 and losses[-100:].max() < 1e-3
+    assert loss(params, *valid) < 0.3
 
 
 def test_the_packaged_optimizers_are_in_the_wheel():

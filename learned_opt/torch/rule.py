@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import optax
 
 from learned_opt.artefact.load import load, read
@@ -41,7 +42,7 @@ def rule(optimizer: Any, num_steps: int | None, schedule: Any) -> Rule:
     """
     if isinstance(optimizer, str | os.PathLike):
         artefact = read(optimizer)
-        build = functools.cache(
+        build = _once(
             lambda steps, decay: load(optimizer, num_steps=steps, weight_decay=decay, schedule=schedule)
         )
         return Rule(build, artefact.name, num_steps, _value(artefact.lopt))
@@ -66,6 +67,17 @@ def _value(lopt: LearnedOptimizer) -> str:
     return "needed" if "value" in lopt.needs else "ignored"
 
 
+def _once(build: Callable[[int | None, float | None], Any]) -> Callable[[int | None, float | None], Any]:
+    """`build`, called once for the same arguments, and outside of any trace: its arrays are kept."""
+
+    @functools.cache
+    def build_once(num_steps, weight_decay):
+        with jax.ensure_compile_time_eval():
+            return build(num_steps, weight_decay)
+
+    return build_once
+
+
 def _without_decay(build: Callable[[int | None], Any]) -> Callable[[int | None, float | None], Any]:
     def with_own_decay(num_steps, weight_decay):
         if weight_decay is not None:
@@ -75,4 +87,4 @@ def _without_decay(build: Callable[[int | None], Any]) -> Callable[[int | None, 
             )
         return build(num_steps)
 
-    return functools.cache(with_own_decay)
+    return _once(with_own_decay)

@@ -67,8 +67,7 @@ def open_source(argument: str) -> Source:
     if y.dtype.kind not in "iub" and classes:
         raise ValueError(f"datasets: python:{argument} has classes={classes}, but y is no integer: {y}")
     stack = _stacker(argument, x.shape, classes)
-    make = _by_number if by_number else _in_order
-    train, valid = make(examples if by_number else begin, stack)
+    train, valid = _by_number(examples, stack) if by_number else _in_order(begin, stack)
     if not valid.length:
         raise ValueError(f"datasets: python:{argument} has too few examples, at least 5 are needed")
     return Source(train, valid, x.shape, classes)

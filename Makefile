@@ -23,7 +23,7 @@ quickstart: $(VENV)/.train  ## meta-train, evaluate and export an optimizer: und
 	$(BIN)/meta-train evaluate runs/quickstart
 	$(BIN)/meta-train export runs/quickstart --out runs/quickstart/optimizer
 
-general: $(VENV)/.train  ## write `pretrained:general` again, from the three numbers that it consists of
+general: $(VENV)/.train  ## write `pretrained:general` again, from the twenty numbers that were found for it
 	$(BIN)/python -m benchmarks.general runs/pretrained_general
 
 # A second call continues where the first one stopped.

@@ -2,6 +2,7 @@
 
 import io
 import math
+import textwrap
 from typing import Any
 
 import numpy as np
@@ -96,7 +97,7 @@ def scores_png(doc: dict[str, Any], title: str = "") -> bytes:
     titles = [f"{label}: {COMPARISONS[label]}" for label in labels]
     figure.legend(handles, titles, loc="outside lower center", ncols=1, frameon=False, fontsize=10)
     if title:
-        figure.suptitle(title, fontsize=13)
+        figure.suptitle(textwrap.fill(title, 130), fontsize=13)
     return png(figure)
 
 

@@ -5,6 +5,7 @@ factory's own refusals come out here, and still nothing compiles.
 """
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 from meta_train.config.own import Kind, Open
@@ -109,6 +110,7 @@ def _or_named(problem: Problem, registries: Registries) -> Problem:
 
 def _constructed(found: Found, registries: Registries) -> Iterator[Problem]:
     """What the factories of the config's components refuse."""
+    from tasks.data.datasets import on_host
 
     def attempt(path: tuple[Any, ...], one_of: OneOf, *args: Any) -> list[Problem]:
         part = found.right(*path)
@@ -119,7 +121,8 @@ def _constructed(found: Found, registries: Registries) -> Iterator[Problem]:
         spec = part.spec if isinstance(part, Component) else part
         spec = Checked({key: value for key, value in spec.items() if key not in ("augment", "label")})
         try:
-            build(one_of.registry(registries), spec, *args, where=join(*path))
+            with on_host() if path[0] == "tasks" and found.at(*path, "stream") else nullcontext():
+                build(one_of.registry(registries), spec, *args, where=join(*path))
         except ConfigError as error:
             return list(error.problems)
         return []

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from meta_train.config.load import RunConfig
-from meta_train.errors import RunError
+from meta_train.errors import MetricsError, RunError
 from meta_train.run import train as train_lib
 from meta_train.run.directory import CONFIG, METRICS
 from meta_train.run.display import progress_display
@@ -73,6 +73,8 @@ def load_metrics(directory: str | Path) -> dict[str, np.ndarray]:
     directory = Path(directory)
     if not (directory / CONFIG).is_file():
         raise RunError(f"{directory} is not the directory of a run: there is no {CONFIG} in it")
+    if not (directory / METRICS).exists():
+        raise MetricsError(f"{directory} has no metrics yet: there is no {METRICS} in it")
     return columns(read_jsonl(directory / METRICS))
 
 

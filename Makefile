@@ -42,6 +42,7 @@ test-slow: $(VENV)/.dev  ## run the tests that take long
 # One version, so that the tests see the same PyTorch everywhere.
 test-torch: $(VENV)/.dev  ## install PyTorch and run the tests that need it
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(BIN)/pyright --pythonpath $(BIN)/python learned_opt/torch
 	$(CACHE) $(BIN)/python -m pytest -q $(WORKERS) -m torch tests/learned_opt
 
 lint: $(VENV)/.dev  ## run ruff and pyright

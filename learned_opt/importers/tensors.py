@@ -1,7 +1,9 @@
 """Files of named tensors: safetensors, and PyTorch's `.pt` read without unpickling code."""
 
+import importlib
 import io
 import warnings
+from typing import Any
 
 import ml_dtypes  # a dependency of jax
 import numpy as np
@@ -41,7 +43,7 @@ def _safetensors(file: File) -> dict[str, np.ndarray]:
 
 def _torch(file: File) -> dict[str, np.ndarray]:
     try:
-        import torch  # pyright: ignore[reportMissingImports] - optional
+        torch: Any = importlib.import_module("torch")  # optional
     except ImportError as error:
         raise ImportProblem(
             f"{file.name} is a PyTorch file: reading it needs `pip install torch`; "

@@ -271,9 +271,10 @@ def _observe(grads, state, params, decays, num_steps):
             acc = jax.lax.optimization_barrier(acc)  # else it is computed again by each of its readers
         g = jnp.atleast_1d(g)
         before, square = old.momentum[..., 0], jnp.sum(jnp.square(g))
-        norms = jax.lax.rsqrt(square + 1e-30) * jax.lax.rsqrt(jnp.sum(jnp.square(before)) + 1e-30)
+        # The floor keeps derivatives finite: before the first update the momentum is 0.
+        norms = [jax.lax.rsqrt(jnp.maximum(x, 1e-20)) for x in (square, jnp.sum(jnp.square(before)))]
         squares.append(square)
-        cosines.append(jnp.sum(g * before) * norms)
+        cosines.append(jnp.sum(g * before) * norms[0] * norms[1])
         accs.append(acc)
         tensors.append(make_tensor(g, p, acc))
     signals = observed(state.signals, jnp.stack(squares), jnp.stack(cosines), num_steps)

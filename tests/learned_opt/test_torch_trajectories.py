@@ -166,7 +166,7 @@ def test_an_optax_transformation_runs_too_even_if_its_state_holds_the_parameters
 
 @pytest.mark.parametrize(("dtype", "atol"), [("float64", 5e-6), ("bfloat16", 0.02), ("float16", 5e-3)])
 def test_parameters_in_another_precision_move_as_those_in_float32(dtype, atol):
-    """Their dtype stays. float32 rounds to 2^-24 of the value and bfloat16 to 2^-8, ten times, and the gradients
+    """Their dtype stays. float32 rounds to 2^-24 of the value and bfloat16 to 2^-8, ten times; gradients
     magnify that."""
     model = Model()
     expected = train_in_jax(learned_opt.load("pretrained:general", num_steps=100), haiku(model))

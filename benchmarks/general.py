@@ -62,7 +62,7 @@ def write(directory: str, numbers: dict[str, float]) -> None:
             "made_by": "benchmarks/general.py",
             "method": "CMA-ES over 19 numbers by whole trainings (benchmarks/search.py); no outer gradient",
         },
-        config={"tasks": [{"label": label, **spec} for label, spec in SPECS.items()], "seed": 1},
+        config={"tasks": [{"label": label, **spec} for label, spec in SPECS.items()], "seed": 2},
         evaluation=json.loads(EVALUATION.read_text()),
     )
     card = Path(directory) / CARD

@@ -188,8 +188,7 @@ def particle_chunk(
     option = config.runtime.particle_chunk
     if option == "auto" and config.mesh.deterministic:
         return None
-    theta = jax.eval_shape(lopt.init, jax.random.key(0))
-    return chunk_of(option, estimator, theta, num_devices, jax.default_backend())
+    return chunk_of(option, estimator, lopt.init, num_devices, jax.default_backend())
 
 
 def streamed(config: RunConfig, task: TrainingTask, family: TaskFamily) -> tuple[TaskFamily, Stream]:

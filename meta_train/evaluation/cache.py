@@ -119,12 +119,11 @@ class Entry:
         """What a run is called."""
         return hash_of([self.rows[row], self.keys[seed]], [])[:32]
 
-    def complete(self) -> bool:
-        """Whether every run is known."""
-        pairs = ((row, seed) for row in range(len(self.rows)) for seed in range(len(self.keys)))
-        return all(self.name(*pair) in self.found for pair in pairs)
+    def complete(self, rows: Iterable[int], seeds: Iterable[int]) -> bool:
+        """Whether every run of these rows and seeds is known."""
+        return all(self.name(row, seed) in self.found for row in rows for seed in seeds)
 
-    def get(self, rows: Sequence[int], seeds: Sequence[int]) -> tuple[np.ndarray, ...] | None:
+    def get(self, rows: Iterable[int], seeds: Iterable[int]) -> tuple[np.ndarray, ...] | None:
         """Train [L, S, T], valid and test [L, S, M]; None if a run is not known."""
         names = [[self.name(row, seed) for seed in seeds] for row in rows]
         if any(name not in self.found for of_row in names for name in of_row):
@@ -132,7 +131,7 @@ class Entry:
         runs = [[self.found[name] for name in of_row] for of_row in names]
         return tuple(np.array([[run[i] for run in of_row] for of_row in runs]) for i in range(3))
 
-    def put(self, rows: Sequence[int], seeds: Sequence[int], found: Sequence[np.ndarray]) -> None:
+    def put(self, rows: Iterable[int], seeds: Iterable[int], found: Sequence[np.ndarray]) -> None:
         """Keeps runs, and writes the file if the last time was a while ago."""
         for i, row in enumerate(rows):
             for j, seed in enumerate(seeds):
@@ -159,21 +158,27 @@ class Entry:
 
 
 class Entries:
-    """The entries of families that are trained side by side, as `curves` wants them."""
+    """The entries of families that are trained side by side, as `curves` wants them.
 
-    def __init__(self, entries: Sequence[Entry]):
-        self.entries = entries
+    Args:
+      entries: one for each family.
+      rows: the entries' rows that `curves` runs.
+      seeds: the same of their seeds.
+    """
+
+    def __init__(self, entries: Sequence[Entry], rows: Sequence[int], seeds: Sequence[int]):
+        self.entries, self.rows, self.seeds = entries, np.array(rows), np.array(seeds)
 
     def get(self, rows: np.ndarray, seeds: range) -> Curves | None:
         """The curves of all families, or None if a run of one of them is not known."""
-        found = [entry.get(list(rows), seeds) for entry in self.entries]
+        found = [entry.get(self.rows[rows], self.seeds[seeds]) for entry in self.entries]
         known = [one for one in found if one is not None]
         return Curves(*map(np.stack, zip(*known, strict=True))) if len(known) == len(found) else None
 
     def put(self, rows: np.ndarray, seeds: range, found: Curves) -> None:
         """Hands each family's curves to its entry."""
         for g, entry in enumerate(self.entries):
-            entry.put(list(rows), seeds, [part[g] for part in found])
+            entry.put(self.rows[rows], self.seeds[seeds], [part[g] for part in found])
 
 
 def _read(path: Path) -> dict[str, tuple[np.ndarray, ...]]:

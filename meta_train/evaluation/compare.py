@@ -97,9 +97,44 @@ def single(found: Sequence[Table], num_tuning: int) -> Chosen:
     return Chosen(*chosen)
 
 
-def always(setting: int, horizons: int) -> Chosen:
-    """The same setting at all horizons."""
-    return Chosen(*[np.full(horizons, setting)] * 2)
+def default(contestant: Contestant, found: Mapping[str, Table], num_tuning: int) -> Chosen:
+    """The setting that a contestant has at all horizons: its own default, or its best single one.
+
+    Args:
+      contestant: whose settings they are.
+      found: task -> its final losses.
+      num_tuning: how many seeds are tuning seeds.
+    """
+    if contestant.default is None:
+        return single(list(found.values()), num_tuning)
+    horizons = len(next(iter(found.values())).loss)
+    return Chosen(*[np.full(horizons, contestant.default)] * 2)
+
+
+def tables(
+    contestants: Mapping[str, Contestant], grids: Mapping[str, Mapping[str, Grid]], settings: Settings
+) -> dict[str, dict[str, Table]]:
+    """Contestant -> task -> final losses of all its settings, without the wrong horizons."""
+    return {
+        name: {label: table(grid, settings, len(c.values)) for label, grid in grids[name].items()}
+        for name, c in contestants.items()
+    }
+
+
+def needed(
+    contestants: Mapping[str, Contestant], grids: Mapping[str, Mapping[str, Grid]], settings: Settings
+) -> dict[tuple[str, str], set[int]]:
+    """(contestant, task) -> settings that a comparison chooses on the tuning seeds, and wrong horizons."""
+    n, rows = settings.num_tuning_seeds, {}
+    for name, found in tables(contestants, grids, settings).items():
+        c = contestants[name]
+        always = default(c, found, n)
+        for label, losses in found.items():
+            chosen = {*range(len(c.values), c.rows)}.union(*always, *tuned(losses, n))
+            if name == ADAM:
+                chosen |= {*_best_at_each_step(grids[name][label], settings)}
+            rows[name, label] = {int(row) for row in chosen}
+    return rows
 
 
 def archive(grid: Grid, settings: Settings, setting: int | None) -> np.ndarray:
@@ -108,12 +143,16 @@ def archive(grid: Grid, settings: Settings, setting: int | None) -> np.ndarray:
     With the learning rate number `setting`; None: at each step with the one that is best *at that step* on
     the tuning seeds.
     """
-    losses = smooth(grid.runs[0], settings.smoothing)
-    tuning, measured = losses[:, : settings.num_tuning_seeds], losses[:, settings.num_tuning_seeds :]
+    measured = smooth(grid.runs[0][:, settings.num_tuning_seeds :], settings.smoothing)
     if setting is not None:
         return measured[setting]
-    best = tuning.mean(1).argmin(0)
+    best = _best_at_each_step(grid, settings)
     return measured[best, :, np.arange(len(best))].T
+
+
+def _best_at_each_step(grid: Grid, settings: Settings) -> np.ndarray:
+    """i64[steps]: the setting whose smoothed loss on the tuning seeds is least there."""
+    return smooth(grid.runs[0][:, : settings.num_tuning_seeds], settings.smoothing).mean(1).argmin(0)
 
 
 def compare(

@@ -58,15 +58,16 @@ def evaluate(
     subject = subject._replace(name=LEARNED)
     against = {c.name: c for c in (*rivals(settings), *learned_rivals)}
     families = {label: task.family for label, task in tasks.items()}
-    measured = measure(families, [*against.values(), subject], settings, cache=cache, progress=progress)
+    everyone = {LEARNED: subject, **against}
+
+    def needed(grids):
+        return compare_lib.needed(everyone, grids, settings)
+
+    measured = measure(
+        families, [*against.values(), subject], settings, needed=needed, cache=cache, progress=progress
+    )
     drawn = scores_lib.draws(settings.num_seeds, settings.seed)
-    tables = {
-        name: {
-            label: compare_lib.table(grid, settings, len(c.values))
-            for label, grid in measured.grids[name].items()
-        }
-        for name, c in {LEARNED: subject, **against}.items()
-    }
+    tables = compare_lib.tables(everyone, measured.grids, settings)
     contest = _Contest(subject, against, measured, tables, settings, drawn)
     ms = timing.milliseconds_per_step(families, measured.shapes, _timed(contest))
     compared, singles = _comparisons(contest, ms)
@@ -89,7 +90,7 @@ def evaluate(
         ms,
         {
             name: float(np.mean([timing.state_bytes_per_parameter(f, c) for f in families.values()]))
-            for name, c in {LEARNED: subject, **against}.items()
+            for name, c in everyone.items()
         },
         singles,
         time.monotonic() - began,
@@ -128,13 +129,11 @@ def _comparisons(
     c: _Contest, ms: Mapping[str, Mapping[str, float]]
 ) -> tuple[dict[str, dict[str, Comparison]], dict[str, float]]:
     """Comparison -> task -> its result; and the single settings."""
-    n, grids, (own, *_) = c.settings.num_tuning_seeds, c.measured.grids, c.tables.values()
-    fixed = {name: compare_lib.single(list(c.tables[name].values()), n) for name in c.against}
-    default = (
-        compare_lib.single(list(own.values()), n)
-        if c.subject.default is None
-        else compare_lib.always(c.subject.default, len(c.settings.horizons))
-    )
+    n, grids = c.settings.num_tuning_seeds, c.measured.grids
+    everyone = {LEARNED: c.subject, **c.against}
+    own = c.tables[LEARNED]
+    fixed = {name: compare_lib.default(one, c.tables[name], n) for name, one in everyone.items()}
+    default = fixed.pop(LEARNED)
     names = COMPARISONS if len(c.subject.values) > 1 else (PER_TASK, SINGLE)
     out: dict[str, dict[str, Comparison]] = {name: {} for name in names}
     for label, times in ms.items():

@@ -1,6 +1,7 @@
 """All trainings of an evaluation: one program for each shape and optimizer, in threads, kept on disk."""
 
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from meta_train.evaluation import cache as cache_lib
 from meta_train.evaluation.cache import Digests, Entries, Entry
-from meta_train.evaluation.curves import Curves, curves, seed_keys, trainer
+from meta_train.evaluation.curves import Curves, Trainer, curves, seed_keys, trainer
 from meta_train.evaluation.optimizers import Contestant
 from meta_train.evaluation.protocol import ADAM, Settings
 from meta_train.evaluation.results import LEARNED
@@ -43,11 +44,17 @@ class Run(NamedTuple):
     tested: tuple[int, ...]
 
 
+Rows = Mapping[
+    tuple[str, str], Collection[int]
+]  # (contestant's name, family's label) -> rows of its settings
+
+
 class Job(NamedTuple):
     """Families of one shape, and the contestants of one program that are still to be run on them."""
 
     labels: tuple[str, ...]
     contestants: tuple[Contestant, ...]
+    rows: tuple[tuple[int, ...], ...]  # of each contestant's settings
 
 
 class Measured(NamedTuple):
@@ -62,10 +69,11 @@ def measure(
     contestants: Sequence[Contestant],
     settings: Settings,
     *,
+    needed: Callable[[dict[str, dict[str, Grid]]], Rows] | None = None,
     cache: Path | None = None,
     progress: Progress | None = None,
 ) -> Measured:
-    """Trains every family with every setting of every contestant, on all seeds.
+    """Trains every family with every setting of every contestant, on the seeds that are wanted.
 
     Families that differ in the values of their data alone are run by one program, side by side. Jobs are
     compiled and run in as many threads as there are devices, two at least.
@@ -74,54 +82,79 @@ def measure(
       families: label -> family.
       contestants: the optimizers.
       settings: horizons and seeds.
+      needed: from the grids of the tuning seeds, which rows are to be run on the evaluation seeds; the others
+        are NaN there. None for all.
       cache: directory of what contestants did in earlier calls, made if need be; None keeps nothing. A
         damaged entry is recomputed; one that cannot be written only warns.
       progress: called with `(inner steps done, of how many, what was run)`; what is complete in the cache is
-        not counted.
+        not counted. How many there are on the evaluation seeds is known, and added, when these begin.
 
     Raises:
       RunError: a training that the device refuses, out of memory for instance.
     """
     described = {label: cache_lib.digests(family) for label, family in families.items()}
     entries = _entries(contestants, described, settings, cache)
-    missing = {
-        label: tuple(c for c in contestants if not all(e.complete() for e in entries[c.name, label]))
-        for label in families
-    }
-    jobs = _jobs(missing, {label: d.program for label, d in described.items()})
-    total = sum(len(job.labels) * _steps(c, settings) for job in jobs for c in job.contestants)
-    tell = counted(total, progress)
+    shapes = {label: d.program for label, d in described.items()}
+    trainers: dict[Any, Trainer] = {}
 
-    def run(job: Job, device: Any, stop: Callable[[], None]):
-        text = f"{', '.join(job.labels)}: {job.contestants[0].program}"
+    def train(wanted: Rows, seeds: range, before: int = 0) -> tuple[int, dict[str, dict[str, Grid]]]:
+        def lacks(c: Contestant, label: str) -> bool:
+            own = _own(c, seeds, settings)
+            return not all(entry.complete(wanted[c.name, label], own) for entry in entries[c.name, label])
 
-        def advance(steps):
-            stop()
-            tell(steps, text)
+        missing = {label: tuple(c for c in contestants if lacks(c, label)) for label in families}
+        jobs = _jobs(missing, shapes, wanted)
+        total = sum(
+            len(job.labels) * len(rows) * len(_own(c, seeds, settings)) * _steps(c, settings)
+            for job in jobs
+            for c, rows in zip(job.contestants, job.rows, strict=True)
+        )
+        report = counted(total, progress, before)
 
-        _run(job, families, settings, device, advance, entries)
+        def run(job: Job, device: Any, stop: Callable[[], None]):
+            text = f"{', '.join(job.labels)}: {job.contestants[0].program}"
 
-    in_threads(run, jobs)
-    grids = {
-        c.name: {label: _grid(c, entries[c.name, label], settings) for label in families} for c in contestants
-    }
-    return Measured(grids, {label: d.program for label, d in described.items()})
+            def advance(steps):
+                stop()
+                report(steps, text)
+
+            key = job.labels, tuple(c.name for c in job.contestants), device
+            if key not in trainers:
+                trainers[key] = _trainer(job, families, settings, device)
+            _run(job, trainers[key], seeds, settings, advance, entries)
+
+        in_threads(run, jobs)
+        return before + total, {
+            c.name: {label: _grid(c, entries[c.name, label], settings) for label in families}
+            for c in contestants
+        }
+
+    everything = {(c.name, label): range(c.rows) for c in contestants for label in families}
+    tuning, both = settings.num_tuning_seeds, settings.num_tuning_seeds + settings.num_seeds
+    if needed is None:
+        return Measured(train(everything, range(both))[1], shapes)
+    first = {(c.name, label): range(len(c.values)) for c in contestants for label in families}
+    done, tuned = train(first, range(tuning))
+    return Measured(train(needed(tuned), range(tuning, both), done)[1], shapes)
 
 
-def _keys(contestant: Contestant, settings: Settings) -> jax.Array:
-    """key[S]: the tuning seeds (unless a lone setting is under test), then the evaluation seeds."""
+def _keys(settings: Settings) -> jax.Array:
+    """key[S]: the tuning seeds, then the evaluation seeds."""
     streams = ("tuning", settings.num_tuning_seeds), ("evaluation", settings.num_seeds)
-    keys = jnp.concatenate([seed_keys(*stream, settings.seed) for stream in streams])
+    return jnp.concatenate([seed_keys(*stream, settings.seed) for stream in streams])
+
+
+def _own(contestant: Contestant, seeds: range, settings: Settings) -> range:
+    """Those of the seeds that the contestant is run on: a lone setting under test needs no tuning seeds."""
     alone = contestant.name == LEARNED and len(contestant.values) == 1
-    return keys[settings.num_tuning_seeds :] if alone else keys
+    return range(max(seeds.start, settings.num_tuning_seeds), seeds.stop) if alone else seeds
 
 
-def _run(job: Job, families, settings: Settings, device, advance, entries) -> None:
-    """Fills the entries of a job's contestants."""
+def _trainer(job: Job, families: dict[str, TaskFamily], settings: Settings, device: Any) -> Trainer:
     first = job.contestants[0]
     rows = max(c.rows for c in job.contestants)
     calls = -(-rows // ROWS_AT_ONCE) if device.platform == "cpu" else 1
-    train = trainer(
+    return trainer(
         [families[label] for label in job.labels],
         first.build,
         max(_longest(c, settings) for c in job.contestants),
@@ -131,30 +164,36 @@ def _run(job: Job, families, settings: Settings, device, advance, entries) -> No
         eval_params=first.eval_params,
         device=device,
     )
-    for contestant in job.contestants:
-        keys = _keys(contestant, settings)
+
+
+def _run(job: Job, train: Trainer, seeds: range, settings: Settings, advance, entries) -> None:
+    """Fills the entries of a job's contestants."""
+    for contestant, rows in zip(job.contestants, job.rows, strict=True):
+        own = _own(contestant, seeds, settings)
+        keys = _keys(settings)[own.start : own.stop]
+        values = jax.tree.map(lambda x, rows=rows: np.asarray(x)[np.array(rows)], contestant.settings)
         for k, (length, stops, tested) in enumerate(_runs(contestant, settings)):
             mine = [entries[contestant.name, label][k] for label in job.labels]
-            options = {"shared": contestant.shared, "tested": tested, "records": Entries(mine)}
+            options = {"shared": contestant.shared, "tested": tested, "records": Entries(mine, rows, own)}
             try:
-                curves(train, contestant.settings, keys, length, stops, advance, **options)
+                curves(train, values, keys, length, stops, advance, **options)
             finally:
                 for entry in mine:
                     entry.save()
 
 
 def _grid(contestant: Contestant, entries: Sequence[Entry], settings: Settings) -> Grid:
-    """What is in the entries of one family, a run for each length; NaN on seeds that were not needed."""
+    """What is in the entries of one family, one for each length; NaN where nothing was run."""
     runs = list(_runs(contestant, settings))
-    rows, seeds = range(contestant.rows), range(len(_keys(contestant, settings)))
-    absent = settings.num_tuning_seeds + settings.num_seeds - len(seeds)
+    seeds = settings.num_tuning_seeds + settings.num_seeds
     found = []
-    for entry in entries:
-        parts = entry.get(rows, seeds)
-        assert parts is not None  # `measure` has filled it
-        shapes = ((x.shape[0], absent, x.shape[2]) for x in parts)
-        unknown = (np.full(shape, np.nan, np.float32) for shape in shapes)
-        found.append(Curves(*(np.concatenate(pair, 1) for pair in zip(unknown, parts, strict=True))))
+    for entry, run in zip(entries, runs, strict=True):
+        sizes = run.length, len(run.stops), len(run.stops)
+        whole = Curves(*(np.full((contestant.rows, seeds, n), np.nan, np.float32) for n in sizes))
+        for row, seed in itertools.product(range(contestant.rows), range(seeds)):
+            for x, part in zip(whole, entry.get([row], [seed]) or (), strict=False):
+                x[row, seed] = part[0, 0]
+        found.append(whole)
     valid, best, test = [], [], []
     for m, horizon in enumerate(settings.horizons):
         k = m if len(runs) > 1 else 0
@@ -188,12 +227,11 @@ def _runs(contestant: Contestant, settings: Settings) -> Iterator[Run]:
 
 
 def _steps(contestant: Contestant, settings: Settings) -> int:
-    lengths = sum(run.length for run in _runs(contestant, settings))
-    return contestant.rows * len(_keys(contestant, settings)) * lengths
+    return sum(run.length for run in _runs(contestant, settings))
 
 
-def _jobs(missing: dict[str, tuple[Contestant, ...]], shapes: dict[str, str]) -> list[Job]:
-    """Families of one shape that lack the same contestants, those of one program together."""
+def _jobs(missing: dict[str, tuple[Contestant, ...]], shapes: dict[str, str], wanted: Rows) -> list[Job]:
+    """Families of one shape that lack runs of the same contestants, those of one program together."""
     groups: dict[Any, list[str]] = {}
     work: dict[Any, tuple[Contestant, ...]] = {}
     for label, lacking in missing.items():
@@ -202,7 +240,14 @@ def _jobs(missing: dict[str, tuple[Contestant, ...]], shapes: dict[str, str]) ->
             key = shapes[label], tuple(c.name for c in some)
             groups.setdefault(key, []).append(label)
             work[key] = some
-    return [Job(tuple(labels), work[key]) for key, labels in groups.items()]
+    return [
+        Job(
+            tuple(labels),
+            work[key],
+            tuple(tuple(sorted({r for x in labels for r in wanted[c.name, x]})) for c in work[key]),
+        )
+        for key, labels in groups.items()
+    ]
 
 
 def _entries(
@@ -231,7 +276,7 @@ def _entries(
 
     return {
         (c.name, label): [
-            Entry(path(c, family, run), c.settings, _keys(c, settings)) for run in _runs(c, settings)
+            Entry(path(c, family, run), c.settings, _keys(settings)) for run in _runs(c, settings)
         ]
         for c in contestants
         for label, family in described.items()

@@ -50,14 +50,14 @@ def in_threads(run: Callable[[Any, Any, Callable[[], None]], None], jobs: Sequen
             raise
 
 
-def counted(total: int, progress: Progress | None) -> Callable[[int, str], None]:
-    """A function that adds steps of one job to those that are done, and reports them."""
-    lock, done = threading.Lock(), [0]
+def counted(total: int, progress: Progress | None, before: int = 0) -> Callable[[int, str], None]:
+    """A function that adds steps of one job to those that are done, `before` at first, and reports them."""
+    lock, done = threading.Lock(), [before]
 
     def tell(steps: int, text: str) -> None:
         with lock:
             done[0] += steps
             if progress is not None:
-                progress(done[0], total, text)
+                progress(done[0], before + total, text)
 
     return tell

@@ -95,47 +95,64 @@ def measure(
     described = {label: cache_lib.digests(family) for label, family in families.items()}
     entries = _entries(contestants, described, settings, cache)
     shapes = {label: d.program for label, d in described.items()}
-    trainers: dict[Any, Trainer] = {}
-
-    def train(wanted: Rows, seeds: range, before: int = 0) -> tuple[int, dict[str, dict[str, Grid]]]:
-        def lacks(c: Contestant, label: str) -> bool:
-            own = _own(c, seeds, settings)
-            return not all(entry.complete(wanted[c.name, label], own) for entry in entries[c.name, label])
-
-        missing = {label: tuple(c for c in contestants if lacks(c, label)) for label in families}
-        jobs = _jobs(missing, shapes, wanted)
-        total = sum(
-            len(job.labels) * len(rows) * len(_own(c, seeds, settings)) * _steps(c, settings)
-            for job in jobs
-            for c, rows in zip(job.contestants, job.rows, strict=True)
-        )
-        report = counted(total, progress, before)
-
-        def run(job: Job, device: Any, stop: Callable[[], None]):
-            text = f"{', '.join(job.labels)}: {job.contestants[0].program}"
-
-            def advance(steps):
-                stop()
-                report(steps, text)
-
-            key = job.labels, tuple(c.name for c in job.contestants), device
-            if key not in trainers:
-                trainers[key] = _trainer(job, families, settings, device)
-            _run(job, trainers[key], seeds, settings, advance, entries)
-
-        in_threads(run, jobs)
-        return before + total, {
-            c.name: {label: _grid(c, entries[c.name, label], settings) for label in families}
-            for c in contestants
-        }
-
-    everything = {(c.name, label): range(c.rows) for c in contestants for label in families}
+    work = _Work(families, contestants, settings, entries, shapes, {}, progress)
     tuning, both = settings.num_tuning_seeds, settings.num_tuning_seeds + settings.num_seeds
     if needed is None:
-        return Measured(train(everything, range(both))[1], shapes)
-    first = {(c.name, label): range(len(c.values)) for c in contestants for label in families}
-    done, tuned = train(first, range(tuning))
-    return Measured(train(needed(tuned), range(tuning, both), done)[1], shapes)
+        every = {(c.name, label): range(c.rows) for c in contestants for label in families}
+        return Measured(_train(work, every, range(both))[1], shapes)
+    tuned = {(c.name, label): range(len(c.values)) for c in contestants for label in families}
+    done, grids = _train(work, tuned, range(tuning))
+    return Measured(_train(work, needed(grids), range(tuning, both), done)[1], shapes)
+
+
+class _Work(NamedTuple):
+    """What the trainings on both kinds of seeds have in common."""
+
+    families: dict[str, TaskFamily]
+    contestants: Sequence[Contestant]
+    settings: Settings
+    entries: dict[tuple[str, str], list[Entry]]
+    shapes: dict[str, str]
+    trainers: dict[Any, Trainer]  # programs, kept from one kind of seeds to the other
+    progress: Progress | None
+
+
+def _train(
+    work: _Work, wanted: Rows, seeds: range, before: int = 0
+) -> tuple[int, dict[str, dict[str, Grid]]]:
+    """Runs what is wanted and not known yet; returns the steps done so far, and the grids."""
+    settings = work.settings
+
+    def lacks(c: Contestant, label: str) -> bool:
+        entries, own = work.entries[c.name, label], _own(c, seeds, settings)
+        return not all(entry.complete(wanted[c.name, label], own) for entry in entries)
+
+    missing = {label: tuple(c for c in work.contestants if lacks(c, label)) for label in work.families}
+    jobs = _jobs(missing, work.shapes, wanted)
+    total = sum(
+        len(job.labels) * len(rows) * len(_own(c, seeds, settings)) * _steps(c, settings)
+        for job in jobs
+        for c, rows in zip(job.contestants, job.rows, strict=True)
+    )
+    report = counted(total, work.progress, before)
+
+    def run(job: Job, device: Any, stop: Callable[[], None]):
+        text = f"{', '.join(job.labels)}: {job.contestants[0].program}"
+
+        def advance(steps):
+            stop()
+            report(steps, text)
+
+        key = job.labels, tuple(c.name for c in job.contestants), device
+        if key not in work.trainers:
+            work.trainers[key] = _trainer(job, work.families, settings, device)
+        _run(job, work.trainers[key], seeds, settings, advance, work.entries)
+
+    in_threads(run, jobs)
+    return before + total, {
+        c.name: {label: _grid(c, work.entries[c.name, label], settings) for label in work.families}
+        for c in work.contestants
+    }
 
 
 def _keys(settings: Settings) -> jax.Array:

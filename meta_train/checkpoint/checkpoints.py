@@ -110,8 +110,8 @@ class Checkpoints:
                 time.sleep(POLL)
             wait_for([self._pending])  # may be interrupted (Ctrl-C) and called again
             pending, self._pending = self._pending, None
-            self._together = False
-            pending.result()
+            together, self._together = self._together, False
+            exchange.together(pending.result, CheckpointError) if together else pending.result()
 
     def give_up(self) -> None:
         """Abandons, after some seconds, a save that needs other processes, which may be gone."""
@@ -253,8 +253,8 @@ class Checkpoints:
         moved: list[tuple[Path, Path]] = []
         prepare = functools.partial(self._make_room, newer, moved)
         try:
-            save = checkpoint_shards.start(self._path(step), leaves, arrays, meta, prepare, self._given_up)
-        except (CheckpointError, exchange.GaveUp) as error:
+            save = checkpoint_shards.start(self._path(step), leaves, arrays, meta, prepare)
+        except CheckpointError as error:
             raise self._failure(step, str(error), moved) from error
         self._pending, self._together = self._behind(self._finish_shards, step, save, moved), True
 

@@ -1,12 +1,14 @@
 """A checkpoint that several processes write together, each its own shards, through Orbax.
 
 In the caller's thread, the first process makes the directory, and all copy their shards to the host. In a
-background thread, each process writes its shards (`state/ocdbt.process_I`), flushes them and publishes their
-digests; the first process merges the indices, signs the manifest, renames the directory and publishes the
-outcome. Until that rename there is no checkpoint. No device takes part, so training goes on meanwhile.
+background thread, each process writes its shards (`state/ocdbt.process_I`), flushes them and notes their
+digests beside them (`part_I.json`); when all have done so, the first process merges the indices, signs the
+manifest and renames the directory. Until that rename there is no checkpoint. No device takes part, so
+training goes on meanwhile.
 """
 
 import asyncio
+import contextlib
 import json
 import threading
 from collections.abc import Callable
@@ -29,7 +31,7 @@ class Save(NamedTuple):
     path: Path  # of the checkpoint, once it is complete
     leaves: list[Leaf]  # what it holds
     meta: dict  # the caller's
-    topic: str  # of the messages about it
+    topic: str  # where its processes meet
     handler: Any  # Orbax's
     futures: list  # what Orbax is still writing here
     error: str  # why this process cannot write its part; "" if it can
@@ -41,7 +43,6 @@ def start(
     arrays: list[np.ndarray | jax.Array],
     meta: dict,
     prepare: Callable[[], None],
-    give_up: threading.Event,
 ) -> Save:
     """Copies this process's shards to the host and starts to write them; all processes must call it.
 
@@ -51,25 +52,21 @@ def start(
       arrays: in their order; all of them global arrays, or the same in every process.
       meta: anything JSON can hold.
       prepare: called in the first process before anything is written.
-      give_up: set when the other processes are not to be waited for any longer.
 
     Raises:
       CheckpointError: the first process cannot prepare the directory.
     """
-    topic = exchange.topic()
     unfinished = files.unfinished(path)
-    if jax.process_index() == 0:
-        reason = ""
+
+    def make_room():
         try:
             prepare()
             files.refuse_full_disk(path.parent, sum(array.nbytes for array in arrays))
             (unfinished / "state").mkdir(parents=True)
         except Exception as error:
-            reason = files.reason_of(error)
-        exchange.publish(f"{topic}/ready", reason)
-    refused = exchange.receive(f"{topic}/ready", give_up)
-    if refused:
-        raise CheckpointError(refused)
+            raise CheckpointError(files.reason_of(error)) from error
+
+    exchange.together(make_room if jax.process_index() == 0 else lambda: None, CheckpointError)
     handler, futures, error = None, [], ""
     try:
         handler = _handler()
@@ -77,32 +74,37 @@ def start(
         futures = _run(handler.async_save(_epath(unfinished / "state"), args=args)) or []
     except Exception as failed:
         error = files.reason_of(failed)
-    return Save(path, leaves, meta, topic, handler, futures, error)
+    return Save(path, leaves, meta, exchange.topic(), handler, futures, error)
 
 
 def finish(save: Save, give_up: threading.Event) -> None:
-    """Writes this process's part and returns when all is on the disk under its own name; in the background.
+    """Writes this process's part, and in the first one the rest, once all have done so; in the background.
+
+    Args:
+      save: as `start` returned it.
+      give_up: set when the other processes are not to be waited for any longer.
 
     Raises:
-      CheckpointError: a process could not; every process raises the same line.
+      CheckpointError: in the first process: one of them could not.
       exchange.GaveUp: the others are not there any longer.
     """
     me = jax.process_index()
-    exchange.publish(f"{save.topic}/part/{me}", json.dumps(_part(save, me)))
+    part = json.dumps(_part(save, me))
+    with contextlib.suppress(OSError):  # what is missing is noticed in the first process
+        _note(save, me).write_text(part)
+    exchange.meet(save.topic, give_up)
     if me == 0:
-        reason = ""
         try:
-            _complete(save, give_up)
-        except exchange.GaveUp:
+            _complete(save)
+        except CheckpointError:
             raise
         except Exception as error:
-            reason = str(error) if isinstance(error, CheckpointError) else files.reason_of(error)
-        exchange.delete(f"{save.topic}/part/")
-        exchange.publish(f"{save.topic}/outcome", reason)
-    else:
-        reason = exchange.receive(f"{save.topic}/outcome", give_up)
-    if reason:
-        raise CheckpointError(reason)
+            raise CheckpointError(files.reason_of(error)) from error
+
+
+def _note(save: Save, process: int) -> Path:
+    """Where a process says what it wrote."""
+    return files.unfinished(save.path) / f"part_{process}.json"
 
 
 def _part(save: Save, process: int) -> dict:
@@ -125,13 +127,16 @@ def _part(save: Save, process: int) -> dict:
     return {"files": found}
 
 
-def _complete(save: Save, give_up: threading.Event) -> None:
+def _complete(save: Save) -> None:
     """In the first process: all parts are there, the rest is written, and the whole gets its name."""
     unfinished = files.unfinished(save.path)
     found: dict[str, str] = {}
     errors = []
     for process in range(jax.process_count()):
-        part = json.loads(exchange.receive(f"{save.topic}/part/{process}", give_up))
+        part: dict[str, Any] = {"error": "what was written could not be noted"}
+        with contextlib.suppress(OSError, ValueError):
+            part = json.loads(_note(save, process).read_text())
+            _note(save, process).unlink()
         found |= part.get("files", {})
         if "error" in part:
             errors.append(f"{part['error']} (process {process})")
@@ -148,7 +153,7 @@ def _complete(save: Save, give_up: threading.Event) -> None:
 
 
 def _handler() -> Any:
-    """Orbax's handler for several processes, without its own communication: the exchange above does that."""
+    """Orbax's handler for several processes, without its own communication: that is above."""
     ocp = files.orbax()
     handlers = ocp.type_handlers
     registry = handlers.create_type_handler_registry(

@@ -209,4 +209,4 @@ def _fingerprint(closed: Any) -> str:
         key = jnp.issubdtype(c.dtype, jax.dtypes.prng_key)
         return np.asarray(jax.random.key_data(c) if key else c).tobytes()
 
-    return f"{closed.jaxpr}{[content(c) for c in closed.consts]}"
+    return f"{closed}{[content(c) for c in closed.consts]}"

@@ -1,8 +1,8 @@
 """Short messages between the processes of one run, and decisions that they take together.
 
 Collectives (`gather`, `anybody`, `together`) are called by all processes in the same order, in the main
-thread, and fail at once where one of them is dead. `publish`, `receive` and `delete` use the key-value store
-of JAX's coordinator: a background thread may call them while the main thread trains.
+thread, and fail at once where one of them is dead. `meet` is a barrier of JAX's coordinator, through Orbax: a
+background thread may wait there while the main thread trains.
 """
 
 import itertools
@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-POLL = 0.2  # seconds after which a receiver checks whether it should give up
+PATIENCE = 1.0  # seconds after which one who waits checks whether to give up
 _numbers = itertools.count()
 
 
@@ -63,36 +63,24 @@ def together(function: Callable[[], Any], *errors: type[Exception]) -> Any:
 
 
 def topic() -> str:
-    """A name that no other exchange has, the same in every process; all must ask in the same order."""
+    """A name that no other meeting has, the same in every process; all must ask in the same order."""
     return f"meta_train/{next(_numbers)}"
 
 
-def publish(key: str, text: str) -> None:
-    """Stores a message under a key, once, for the other processes."""
-    _client().key_value_set(key, text)
-
-
-def receive(key: str, give_up: threading.Event) -> str:
-    """Waits for the message of a key.
+def meet(name: str, give_up: threading.Event) -> None:
+    """Returns when all processes have called it with this name; a background thread may.
 
     Raises:
-      GaveUp: `give_up` was set, or the coordinator is gone.
+      GaveUp: `give_up` was set, or another process is gone.
     """
-    while not give_up.is_set():
+    from orbax.checkpoint import multihost
+
+    barrier = multihost.get_barrier_sync_fn()
+    for attempt in itertools.count():  # all processes see each of them end alike
+        if give_up.is_set():
+            raise GaveUp("another process is gone")
         try:
-            return _client().blocking_key_value_get(key, int(1000 * POLL))
+            return barrier(key=f"{name}/{attempt}", timeout_ms=int(1000 * PATIENCE))
         except jax.errors.JaxRuntimeError as error:
             if "DEADLINE_EXCEEDED" not in str(error):
-                raise GaveUp("the coordinator is gone") from error
-    raise GaveUp("another process is gone")
-
-
-def delete(prefix: str) -> None:
-    """Deletes the messages of all keys that begin with this directory."""
-    _client().key_value_delete(prefix)
-
-
-def _client() -> Any:
-    from jax._src import distributed  # jax has no public name for it; Orbax takes it from here too
-
-    return distributed.global_state.client
+                raise GaveUp("another process is gone") from error

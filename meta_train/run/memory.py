@@ -59,7 +59,7 @@ def forecast_bytes(function: Callable, *args: Any) -> int:
       function: pure; traced, never run.
       *args: concrete or abstract.
     """
-    return peak(jax.make_jaxpr(function)(*args).jaxpr)
+    return peak(jax.make_jaxpr(function)(*args))
 
 
 def size_of(aval: Any) -> int:
@@ -71,7 +71,7 @@ def size_of(aval: Any) -> int:
     return math.prod(aval.shape) * (8 if extended else dtype.itemsize)
 
 
-def peak(jaxpr: core.Jaxpr, carried: slice = slice(0), kept: slice = slice(0)) -> int:
+def peak(jaxpr: core.Jaxpr | core.ClosedJaxpr, carried: slice = slice(0), kept: slice = slice(0)) -> int:
     """Peak bytes of what a jaxpr makes, in addition to its inputs and outputs.
 
     Args:
@@ -113,7 +113,7 @@ def peak(jaxpr: core.Jaxpr, carried: slice = slice(0), kept: slice = slice(0)) -
     return most
 
 
-def _operations(jaxpr: core.Jaxpr, values: dict[Any, Value]) -> list[Operation]:
+def _operations(jaxpr: core.Jaxpr | core.ClosedJaxpr, values: dict[Any, Value]) -> list[Operation]:
     """What a jaxpr computes, calls inlined; `values` is filled with its variables'."""
     for var in (*jaxpr.invars, *jaxpr.constvars):
         values.setdefault(var, Value(var.aval))
@@ -170,12 +170,6 @@ def _inside(eqn: Any) -> int:
     return max(0, peak(turn, slice(consts, consts + carries), slice(carries)) - carry)
 
 
-def _inner(eqn: Any) -> list[core.Jaxpr]:
-    found = []
-    for value in eqn.params.values():
-        for one in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(one, core.ClosedJaxpr):
-                found.append(one.jaxpr)
-            elif isinstance(one, core.Jaxpr):
-                found.append(one)
-    return found
+def _inner(eqn: Any) -> list[core.Jaxpr | core.ClosedJaxpr]:
+    values = (value if isinstance(value, tuple | list) else (value,) for value in eqn.params.values())
+    return [one for several in values for one in several if isinstance(one, core.Jaxpr | core.ClosedJaxpr)]

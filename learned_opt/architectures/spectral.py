@@ -97,13 +97,13 @@ def spectral(
     What is learned, for matrices, for kernels (rank 3 and higher) and for everything else: a schedule that is
     linear in the time t (11 scales), t / T (9 fractions) and log T, and a rate that follows signals of the
     tensor's gradients (`noise_signals`), its own and the means over all tensors. It is clipped, and always
-    ends at 0. Besides, the momentum, a factor on the weight decay and how that depends on log T, and two
-    powers of the width of a matrix, below and above 64.
+    ends at 0. Besides, the momentum, a factor on the weight decay and how that depends on log T and on t / T,
+    and two powers of the width of a matrix, below and above 64.
     With `hidden`, an MLP of that width gives each parameter a correction to the momentum before it is
     orthogonalised, and to A, whose size it leaves as it was: the network chooses a direction, never a size.
-    theta (86 meta-parameters at the defaults): `schedule.{matrices,kernels,vectors}` f32[21],
-    `signals.{matrices,kernels,vectors}` f32[6], `width` and `weight_decay` f32[2], `momentum` f32[]; with
-    `hidden`, `nn/~/{w,b}{0,1}`.
+    theta (87 meta-parameters at the defaults): `schedule.{matrices,kernels,vectors}` f32[21],
+    `signals.{matrices,kernels,vectors}` f32[6], `width` f32[2], `weight_decay` f32[3], `momentum` f32[];
+    with `hidden`, `nn/~/{w,b}{0,1}`.
 
     Args:
       learning_rate: r at its peak, at initialisation; > 0.
@@ -145,7 +145,8 @@ def spectral(
             "schedule": {group: jnp.zeros(TIMES) for group in GROUPS},
             "signals": {group: jnp.zeros(SIGNALS) for group in GROUPS},
             "momentum": jnp.zeros([]),
-            **{name: jnp.zeros(2) for name in ("width", "weight_decay")},
+            "width": jnp.zeros(2),
+            "weight_decay": jnp.zeros(3),
         }
         if hidden:
             theta["nn"] = net.init(key, [dummy_tensor(rule.decays("matrix"))], jnp.zeros([1, SIGNALS]))
@@ -167,7 +168,8 @@ def spectral(
                 rates = learning_rate * learned_rates(
                     theta, groups, widths, signals, state.count - 1, num_steps, limit
                 )
-                log_decay = theta["weight_decay"] @ jnp.stack([jnp.ones([]), log_steps(num_steps)])
+                of = jnp.stack([jnp.ones([]), log_steps(num_steps), 2 * state.count / num_steps - 1])
+                log_decay = theta["weight_decay"] @ of
                 decay = weight_decay * jnp.exp(jnp.clip(log_decay, -DECAYS, DECAYS))
             found = _before_orthogonalisation(rule, tensors, which, state.count, momentum)
             if hidden:

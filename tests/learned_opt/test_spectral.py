@@ -247,7 +247,7 @@ def test_the_learned_momentum_is_the_one_that_is_used():
 
 def test_the_learned_weight_decay_has_a_level_and_a_power_of_the_number_of_steps():
     th = theta()
-    th["weight_decay"] = jnp.array([np.log(3.0), 1.0])
+    th["weight_decay"] = jnp.array([np.log(3.0), 1.0, 0.0])
     p, zero = {"w": jnp.ones((4, 4))}, {"w": jnp.zeros((4, 4))}
     for num_steps, factor in ((500, 3.0), (1000, 6.0)):
         step = [
@@ -256,3 +256,16 @@ def test_the_learned_weight_decay_has_a_level_and_a_power_of_the_number_of_steps
             for tx in [spectral(weight_decay=0.1).build(meta, num_steps)]
         ]
         np.testing.assert_allclose(step[0], factor * step[1], rtol=1e-5)
+
+
+def test_the_learned_weight_decay_follows_the_course_of_the_training():
+    th = theta()
+    th["weight_decay"] = jnp.array([0.0, 0.0, -1.5])
+    p, zero, num_steps = {"w": jnp.ones((4, 4))}, {"w": jnp.zeros((4, 4))}, 40
+    both = [spectral(weight_decay=0.1).build(meta, num_steps) for meta in (th, theta())]
+    states = [tx.init(p) for tx in both]
+    for t in range(1, num_steps):
+        (step, states[0]), (plain, states[1]) = (
+            tx.update(zero, state, p) for tx, state in zip(both, states, strict=True)
+        )
+        np.testing.assert_allclose(step["w"], np.exp(-1.5 * (2 * t / num_steps - 1)) * plain["w"], rtol=1e-4)

@@ -58,9 +58,9 @@ MOST = 4.0  # the largest speed-up that counts
 LOSING, VALIDATION = 1.5, 1.0  # weights in the score
 
 # name -> where the search starts, and its first standard deviation
-# The first search began at NorMuon with the powers of `log_t` at -.4 and `cosine` at 4, the second at the numbers
-# of the first, the third at those of the second, which are these; only it has `decay_course` and counts validation
-# losses in full.
+# The first search began at NorMuon with the powers of `log_t` at -.4 and `cosine` at 4, the second at the
+# numbers of the first, and the third at those of the second, which are these. Only the third has
+# `decay_course`, and counts validation losses in full.
 NUMBERS: dict[str, tuple[float, float]] = {
     "level": (1.01, 0.4),  # log rate over .03
     "vectors": (0.49, 0.6),  # the same of vectors and of kernels, over that of matrices

@@ -101,8 +101,8 @@ def skipping_nonfinite(
         if with_value:
             finite.append(jnp.all(jnp.isfinite(value)))
             value = jnp.where(finite[-1], value, jnp.zeros_like(value))
-        # All are finite if the least is the first. XLA would put a plain conjunction into the program of every
-        # leaf again, which takes most of the time of compilation.
+        # All are finite if the least is the first. XLA would put a plain conjunction into the program of
+        # every leaf again, which takes most of the time of compilation.
         ok = jnp.argmin(jnp.stack([jnp.bool_(True), *finite])) == 0
 
         def chosen(new, old):

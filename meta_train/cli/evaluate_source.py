@@ -1,6 +1,7 @@
 """`meta-train evaluate`: from a source to the table, the JSON, the CSV, the pictures and the page."""
 
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,6 +22,8 @@ from meta_train.evaluation.picture import curves_png, scores_png
 from meta_train.evaluation.report import print_report
 from meta_train.evaluation.results import Evaluation
 from meta_train.evaluation.tables import best_rivals
+from meta_train.run.display import LINE_EVERY
+from meta_train.run.hooks import in_words
 from meta_train.run.train import Result
 
 
@@ -126,9 +129,9 @@ def write(
 
 @contextmanager
 def progress_bar() -> Iterator[Progress | None]:
-    """A bar on a terminal, nothing elsewhere."""
+    """A bar on a terminal; elsewhere a line now and then, as of a run."""
     if not sys.stderr.isatty():
-        yield None
+        yield progress_lines()
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -138,3 +141,21 @@ def progress_bar() -> Iterator[Progress | None]:
     with Progress(*columns, TextColumn("{task.description}"), console=console, transient=True) as bar:
         task = bar.add_task("compiling", total=None)
         yield lambda done, total, text: bar.update(task, completed=done, total=total, description=text)
+
+
+def progress_lines(every: float = LINE_EVERY) -> Progress:
+    """Writes a line to stderr every so many seconds: the share of the inner steps, the time, what was run."""
+    began = printed = time.monotonic()
+    first: int | None = None  # steps done at the first call: what was in the cache took no time
+
+    def progress(done: int, total: int, text: str) -> None:
+        nonlocal printed, first
+        first, now = done if first is None else first, time.monotonic()
+        if now - printed >= every:
+            printed, spent = now, now - began
+            left = (
+                f", about {in_words(spent * (total - done) / (done - first))} to go" if done > first else ""
+            )
+            print(f"{done / total:.0%}  {in_words(spent)}{left}  {text}", file=sys.stderr, flush=True)
+
+    return progress

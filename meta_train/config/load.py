@@ -34,8 +34,8 @@ def load(
     one does not have, as they came from the file for another one; values of other overrides stay.
 
     Args:
-      path: of the file. What it names of a person's own, `FILE.py:FACTORY`, is relative to its directory;
-        such a name in an override is relative to the current one.
+      path: of the file. Paths in it (`FILE.py:FACTORY`, data, `init_from`, ...) are relative to its
+        directory; those of an override to the current one.
       overrides: `key.sub=value`, set before anything is checked; the value is YAML, and a number
         indexes a list: `estimator.sigma=0.02`, `tasks.0.batch_size=32`.
       registries: where names are looked up; None for the project's own.

@@ -22,6 +22,8 @@ REGISTRY_AT = {
     "controller": "controllers",
 }
 
+FOLDERS = ("init_from", "compilation_cache")  # keys of folders; `~` and `pretrained:NAME` stay as they are
+
 
 def names(raw: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], str]]:
     """The place and the name of every component that a config, as plain values, names."""
@@ -42,18 +44,23 @@ def registry_at(place: tuple[Any, ...]) -> str | None:
 
 
 def placed(raw: Any, directory: Path) -> Any:
-    """The config with the files in names relative to a directory as absolute paths, data files included."""
+    """The config with the paths in it that are relative to a directory made absolute."""
 
     def absolute(name: str) -> str:
         where, attribute = split(name) or ("", "")
         return f"{os.path.abspath(directory / os.path.expanduser(where))}:{attribute}"
 
-    return _with_files(raw, absolute, lambda name: paths.absolute(name, directory))
+    def absolute_folder(path: str) -> str:
+        return os.path.abspath(directory / path)
+
+    return _with_files(raw, absolute, lambda name: paths.absolute(name, directory), absolute_folder)
 
 
 def portable(raw: Any) -> Any:
-    """The config with the name alone of each file: what stays the same when a file is moved or published."""
-    return _with_files(raw, short, paths.short)
+    """The config with the name alone of each file: what stays the same when a file is moved or published.
+
+    Of a folder the last two names stay: most artefacts are called `RUN/optimizer`."""
+    return _with_files(raw, short, paths.short, lambda path: "/".join(path.split("/")[-2:]))
 
 
 def short(name: str) -> str:
@@ -67,15 +74,22 @@ def last(name: str) -> str:
 
 
 def _with_files(
-    raw: Any, change: Callable[[str], str], change_data: Callable[[str], str], place: tuple[Any, ...] = ()
+    raw: Any,
+    change: Callable[[str], str],
+    change_data: Callable[[str], str],
+    change_folder: Callable[[str], str],
+    place: tuple[Any, ...] = (),
 ) -> Any:
+    changes = change, change_data, change_folder
+    if isinstance(raw, str) and place and place[-1] in FOLDERS:
+        return raw if ":" in raw or raw.startswith("~") else change_folder(raw)
     if isinstance(raw, list):
         if place and place[-1] in paths.KEYS:
             return [change_data(value) if isinstance(value, str) else value for value in raw]
-        return [_with_files(value, change, change_data, (*place, i)) for i, value in enumerate(raw)]
+        return [_with_files(value, *changes, (*place, i)) for i, value in enumerate(raw)]
     if not isinstance(raw, dict):
         return raw
-    found = {key: _with_files(value, change, change_data, (*place, key)) for key, value in raw.items()}
+    found = {key: _with_files(value, *changes, (*place, key)) for key, value in raw.items()}
     name = raw.get("name")
     if registry_at(place) and isinstance(name, str) and is_file(name):
         found["name"] = change(name)

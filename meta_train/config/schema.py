@@ -232,7 +232,7 @@ class Runtime(Section):
     """How the run uses the machine."""
 
     compilation_cache: str | None = None
-    """Directory of jax's persistent compilation cache; null for none."""
+    """Directory of jax's persistent compilation cache, relative to the config; null for none."""
     x64: bool = False
     """Double precision."""
     particle_chunk: Size | Literal["auto"] | None = "auto"
@@ -265,8 +265,8 @@ class RunConfig(Section):
     learned_optimizer: Annotated[Spec, OneOf(lambda known: known.learned_optimizers)]
     """What is meta-trained: its name and options."""
     init_from: str | None = None
-    """An artefact of that optimizer whose theta the run begins with: a directory, `pretrained:NAME` or
-    `hub:USER/NAME`; null for theta as its architecture initialises it."""
+    """An artefact of that optimizer whose theta the run begins with: a directory, relative to the config,
+    `pretrained:NAME` or `hub:USER/NAME`; null for theta as its architecture initialises it."""
     inner: Inner
     """The inner training."""
     estimator: Annotated[Spec, OneOf(lambda known: known.estimators)]

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -135,14 +136,14 @@ def learned_optimizer(config: RunConfig) -> LearnedOptimizer:
         return lopt
     name = short(config.learned_optimizer["name"])
     try:
-        found = read_artefact(config.init_from, architecture=own_architecture(config))
+        found = read_artefact(os.path.expanduser(config.init_from), architecture=own_architecture(config))
         if found.name != name:
             raise ArtefactError(f"must be an artefact of {name}, got one of {found.name}")
         theta = fit_theta(lopt, found.theta, "theta")
     except (ArtefactError, ImportError) as error:
         local = ":" not in config.init_from and not Path(config.init_from).exists()
         message = "there is no such directory; `meta-train export RUN` writes RUN/optimizer"
-        message += packaged_like(config.init_from)
+        message += packaged_like(Path(config.init_from).name)
         problem = (
             Problem("init_from", message, config.init_from) if local else Problem("init_from", str(error))
         )

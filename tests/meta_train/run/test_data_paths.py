@@ -1,4 +1,4 @@
-"""Data files of a config: relative to the config, and found again from anywhere."""
+"""Paths in a config: relative to the config, and found again from anywhere."""
 
 import shutil
 
@@ -7,6 +7,7 @@ import pytest
 
 from meta_train.cli import main as cli
 from meta_train.config import load as config_lib
+from meta_train.config.places import portable
 from meta_train.run.metrics import read_jsonl
 
 CONFIG = """
@@ -43,6 +44,21 @@ def test_a_relative_path_is_relative_to_the_config_and_one_of_the_command_line_t
     assert config_lib.parse(config_lib.resolved(config)) == config
     config = config_lib.load(project / "mine.yaml", ["tasks.0.datasets=['npz:../project/data/mine.npz']"])
     assert config.tasks[0].spec["datasets"] == (here.removesuffix("[:40]"),)
+
+
+def test_folders_are_relative_to_the_config_too_unless_they_are_no_paths(project):
+    config = config_lib.load(project / "mine.yaml", ["runtime.compilation_cache=~/cache"])
+    assert config.runtime.compilation_cache == "~/cache"
+    extra = "runtime: {compilation_cache: cache}\ninit_from: runs/one/optimizer\n"
+    (project / "mine.yaml").write_text(CONFIG + extra)
+    config = config_lib.load(project / "mine.yaml")
+    assert config.runtime.compilation_cache == str(project / "cache")
+    assert config.init_from == str(project / "runs" / "one" / "optimizer")
+    assert portable(config_lib.resolved(config))["init_from"] == "one/optimizer"
+    config = config_lib.load(project / "mine.yaml", ["init_from=x"])
+    assert config.init_from == str(project.parent / "elsewhere" / "x")
+    for name in ("pretrained:general", "hub:user/name"):
+        assert config_lib.load(project / "mine.yaml", [f"init_from={name}"]).init_from == name
 
 
 def test_a_run_is_resumed_from_elsewhere_and_where_its_data_were_moved_to(

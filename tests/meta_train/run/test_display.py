@@ -6,6 +6,7 @@ import types
 
 import pytest
 
+from meta_train.cli.evaluate_source import progress_lines
 from meta_train.run import display as display_lib
 from meta_train.run.display import progress_display
 
@@ -100,3 +101,14 @@ def test_in_a_notebook_one_bar_is_drawn_again_in_its_place(clock, notebook, caps
     assert 20 < len(notebook) < 40  # five a second, not one a step
     assert "100/100" in notebook[-1] and "meta-loss" in notebook[-1]
     assert "looks good" in capsys.readouterr().out
+
+
+def test_an_evaluation_says_its_share_now_and_then_and_counts_what_was_cached_as_no_time(clock, capsys):
+    progress = progress_lines(every=30)
+    for second, done in ((0, 400), (10, 500), (40, 600), (50, 700), (80, 1000)):
+        clock.now = 100.0 + second
+        progress(done, 1000, f"task {done}")
+    assert capsys.readouterr().err.splitlines() == [
+        "60%  40 s, about 1 min 20 s to go  task 600",
+        "100%  1 min 20 s, about 0 s to go  task 1000",
+    ]

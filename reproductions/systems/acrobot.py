@@ -24,7 +24,7 @@ class AcrobotState(NamedTuple):
 def acrobot(*, unroll_length: Annotated[int, Ge(1)] = 200, hidden: Annotated[int, Ge(1)] = 8) -> OuterProblem:
     """Swing-up with a policy of one hidden layer; theta {"in": f32[hidden, 7], "out": f32[hidden]}.
 
-    Loss per step: -(the height of the tip above the pivot) / 2, in [-1, 1]; T times its mean is -(the return).
+    Loss per step: -(height of the tip above the pivot) / 2, in [-1, 1]; T times its mean is -(the return).
     The first layer starts at random, the second at 0, so that the first policy does nothing.
 
     Args:

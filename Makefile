@@ -2,6 +2,9 @@
 # `make help` lists all of them.
 PYTHON ?= python3
 VENV ?= .venv
+# A lock file of requirements/, for the versions that CI tests; empty for the newest that pip finds.
+LOCK ?=
+NEWEST ?= python3.13
 # Outer steps of the quickstart; the config's own 5500 take five minutes on 2 cores.
 STEPS ?= 3000
 BIN := $(VENV)/bin
@@ -13,7 +16,7 @@ WORKERS := -n auto --maxprocesses 4 --dist loadfile
 
 REPRODUCTIONS := influence_balancing variance toy_regression swimmer l2_tuning lorenz lr_schedule lstm_variance many_hyperparameters pbt_toy short_horizon_trap noisy_valley lasting_damage schedule_population meta_population
 
-.PHONY: help docs tutorials quickstart general general_v1 test test-slow test-torch lint bench reproduce clean
+.PHONY: help docs tutorials quickstart general general_v1 test test-slow test-torch test-newest lint bench reproduce clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z0-9_-]+:.*## / {printf "make %-10s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +48,9 @@ test-torch: $(VENV)/.dev  ## install PyTorch and run the tests that need it
 	$(BIN)/pyright --pythonpath $(BIN)/python learned_opt/torch
 	$(CACHE) $(BIN)/python -m pytest -q $(WORKERS) -m torch tests/learned_opt
 
+test-newest:  ## run the test suite on Python 3.13 with the newest JAX, in an environment of its own
+	$(MAKE) test VENV=.venv-newest PYTHON=$(NEWEST) LOCK=requirements/python3.13-newest.txt
+
 lint: $(VENV)/.dev  ## run ruff and pyright
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -67,15 +73,15 @@ $(VENV)/.created:
 	touch $@
 
 $(VENV)/.train: pyproject.toml $(VENV)/.created
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(LOCK:%=-r %) -e '.[train]'
 	touch $@
 
 $(VENV)/.dev: pyproject.toml $(VENV)/.train
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train,dev,docs]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(LOCK:%=-r %) -e '.[train,dev,docs]'
 	touch $@
 
 reproduce: $(VENV)/.dev  ## run all reproductions and draw their pictures
 	for name in $(REPRODUCTIONS); do $(BIN)/python -m reproductions.$$name --out docs/reproductions/$$name.png || exit 1; done
 
 clean:  ## remove the environment, the caches and the runs
-	rm -rf $(VENV) .jax_cache .pytest_cache .ruff_cache runs site
+	rm -rf $(VENV) .venv-newest .jax_cache .pytest_cache .ruff_cache runs site

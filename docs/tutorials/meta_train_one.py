@@ -141,8 +141,11 @@ for number in range(200):
 # %% [markdown]
 # ## The same on the command line
 #
-# ```bash meta-train run mine.yaml --out runs/mine meta-train evaluate runs/mine meta-train export runs/mine
-# --out runs/mine/optimizer ```
+# ```bash
+# meta-train run mine.yaml --out runs/mine
+# meta-train evaluate runs/mine
+# meta-train export runs/mine --out runs/mine/optimizer
+# ```
 #
 # ## Where to go from here
 #

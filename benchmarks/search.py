@@ -2,7 +2,7 @@
 
     python -m benchmarks.search runs/search --generations 60 --seed 1     # some 40 minutes of 2 cores
 
-The `spectral` optimizer has 87 meta-parameters; the search moves 20 numbers, of which `theta_of` makes all of
+The `spectral` optimizer has 87 meta-parameters; the search moves 21 numbers, of which `theta_of` makes all of
 them. A generation trains every candidate on the same tasks, data and minibatches: each of fourteen small
 families at 200 or at 1,000 steps, and one of two larger ones at 500. The score of a training is the logarithm
 of the step speed-up over Adam, whose rate is the best of twelve at every step, where losing counts one and a
@@ -60,7 +60,7 @@ LOSING, VALIDATION = 1.5, 1.0  # weights in the score
 # name -> where the search starts, and its first standard deviation
 # The first search began at NorMuon with the powers of `log_t` at -.4 and `cosine` at 4, the second at the
 # numbers of the first, and the third at those of the second, which are these. Only the third has
-# `decay_course`, and counts validation losses in full.
+# `decay_power` and `decay_course`, and counts validation losses in full.
 NUMBERS: dict[str, tuple[float, float]] = {
     "level": (1.01, 0.4),  # log rate over .03
     "vectors": (0.49, 0.6),  # the same of vectors and of kernels, over that of matrices
@@ -80,7 +80,8 @@ NUMBERS: dict[str, tuple[float, float]] = {
     "late": (1.16, 0.3),
     "narrow": (0.33, 0.15),  # power of the width below 64
     "momentum": (-1.54, 0.4),
-    "log_decay": (0.0, 1.0),  # weight decay over .01, in the middle of the training
+    "log_decay": (-0.3, 1.0),  # weight decay over .01, in the middle of the training
+    "decay_power": (-1.0, 0.5),  # of the number of steps over 500
     "decay_course": (-2.0, 1.0),  # its logarithm at the end less that in the middle
 }
 SPREAD = 0.3  # of the first generation, in these deviations
@@ -92,7 +93,7 @@ def theta_of(numbers: Any, wide: float = WIDE) -> Any:
     """The meta-parameters of `spectral`, whose rate is RATE, that the numbers stand for.
 
     Args:
-      numbers: f32[20], in the order of NUMBERS; may be traced.
+      numbers: f32[21], in the order of NUMBERS; may be traced.
       wide: power of the width above 64, which is chosen on larger tasks afterwards.
     """
     of = dict(zip(NUMBERS, numbers, strict=True))
@@ -113,7 +114,7 @@ def theta_of(numbers: Any, wide: float = WIDE) -> Any:
         is_vector = group == "vectors"
         theta["schedule"][group] = schedule.at[-1].set(of["log_t_vectors" if is_vector else "log_t"])
         theta["signals"][group] = jnp.concatenate([0 * own, vectors] if is_vector else [own, mean])
-    decay = jnp.stack([of["log_decay"], 0.0, of["decay_course"]])
+    decay = jnp.stack([of["log_decay"], of["decay_power"], of["decay_course"]])
     width = jnp.stack([of["narrow"], wide])
     return {**theta, "width": width, "momentum": of["momentum"], "weight_decay": decay}
 
@@ -184,7 +185,7 @@ def scores(candidates: np.ndarray, cells: list[tuple[str, int]], seed: int, cach
     """Log speed-up and log ratio of validation losses, two f64[candidates, cells].
 
     Args:
-      candidates: f64[candidates, 20].
+      candidates: f64[candidates, 21].
       cells: task and steps.
       seed: of the tasks.
       cache: where Adam's curves are kept.

@@ -1,6 +1,8 @@
 """Writes the artefact `pretrained:general` again, from the numbers that were found for it.
 
     python -m benchmarks.general DIRECTORY [--log runs/search_2/log.jsonl] [--evaluation evaluation.json]
+    python -m benchmarks.general DIRECTORY --hidden 4      # with a network, to meta-train it
+    python -m benchmarks.general DIRECTORY --only level    # the others as at initialisation
 
 It is the `spectral` architecture with the 22 numbers of `benchmarks/general_numbers.json`: 18 that the second
 search of `benchmarks/search.py` found, three of the weight decay that were chosen by `benchmarks/levers.py
@@ -33,6 +35,8 @@ def main() -> None:
     parser.add_argument("directory")
     parser.add_argument("--log", type=Path, help="take the last numbers of this search")
     parser.add_argument("--evaluation", type=Path, help="what `meta-train evaluate` wrote")
+    parser.add_argument("--hidden", type=int, default=0, help="width of a network that changes nothing yet")
+    parser.add_argument("--only", nargs="*", metavar="NUMBER", help="the others are 0")
     args = parser.parse_args()
     if args.log:
         last = json.loads(args.log.read_text().splitlines()[-1])
@@ -41,10 +45,13 @@ def main() -> None:
     if args.evaluation:
         kept = summary(json.loads(args.evaluation.read_text()))
         EVALUATION.write_text(json.dumps(kept, indent=1) + "\n")
-    write(args.directory, json.loads(FOUND.read_text()))
+    numbers = json.loads(FOUND.read_text())
+    if args.only is not None:
+        numbers = {name: value if name in args.only else 0.0 for name, value in numbers.items()}
+    write(args.directory, numbers, args.hidden)
 
 
-def write(directory: str, numbers: dict[str, float]) -> None:
+def write(directory: str, numbers: dict[str, float], hidden: int = 0) -> None:
     """Writes the artefact that the numbers, by their names in NUMBERS, stand for."""
     within, wide = {**numbers, **dict.fromkeys(LEVELS, 0.0)}, numbers["wide"]
     learned_opt.save(
@@ -53,9 +60,10 @@ def write(directory: str, numbers: dict[str, float]) -> None:
         options={
             "learning_rate": round(RATE * float(np.exp(numbers["level"])), 6),
             "weight_decay": round(DECAY * float(np.exp(numbers["log_decay"])), 6),
+            **({"hidden": hidden} if hidden else {}),
         },
         theta=jax.tree.map(
-            np.asarray, theta_of(np.array([within[name] for name in NUMBERS], np.float32), wide)
+            np.asarray, theta_of(np.array([within[name] for name in NUMBERS], np.float32), wide, hidden)
         ),
         horizon=(200, 1000),
         parameters=320_000,
@@ -64,7 +72,9 @@ def write(directory: str, numbers: dict[str, float]) -> None:
             "method": "CMA-ES over 19 numbers by whole trainings (benchmarks/search.py); no outer gradient",
         },
         config={"tasks": [{"label": label, **spec} for label, spec in SPECS.items()], "seed": 2},
-        evaluation=json.loads(EVALUATION.read_text()),
+        evaluation=None
+        if hidden or numbers != json.loads(FOUND.read_text())
+        else json.loads(EVALUATION.read_text()),
     )
     card = Path(directory) / CARD
     card.write_text(card.read_text().replace(PLACEHOLDER, "pretrained:general"))

@@ -89,12 +89,13 @@ WIDE = 0.0  # power of the width above 64, which no task of the search has
 RATE, DECAY = 0.03, 0.01
 
 
-def theta_of(numbers: Any, wide: float = WIDE) -> Any:
+def theta_of(numbers: Any, wide: float = WIDE, hidden: int = 0) -> Any:
     """The meta-parameters of `spectral`, whose rate is RATE, that the numbers stand for.
 
     Args:
       numbers: f32[21], in the order of NUMBERS; may be traced.
       wide: power of the width above 64, which is chosen on larger tasks afterwards.
+      hidden: width of a network that changes nothing yet; 0 for none.
     """
     of = dict(zip(NUMBERS, numbers, strict=True))
     slow = len(TIMESCALES) - 1
@@ -106,7 +107,7 @@ def theta_of(numbers: Any, wide: float = WIDE) -> Any:
     own = jnp.stack([of[name] for name in ("certainty", "cosine", "agreement")])
     mean = jnp.stack([of["mean_" + name] for name in ("certainty", "cosine", "agreement")])
     vectors = jnp.stack([0.0, of["vectors_cosine"], of["vectors_agreement"]])
-    theta = learned_opt.spectral().init(jax.random.key(0))
+    theta = learned_opt.spectral(hidden=hidden).init(jax.random.key(0))
     for group in GROUPS:
         level = of["level"] + middle + (0.0 if group == "matrices" else of[group])
         # The slowest scale is a constant, tanh(-1), but for 1 % in 2,000 steps.

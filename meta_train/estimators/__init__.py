@@ -7,6 +7,7 @@ from meta_train.estimators.artbp import artbp
 from meta_train.estimators.dodge import dodge
 from meta_train.estimators.gpes import full_es, gpes, nres, pes
 from meta_train.estimators.guided_es import guided_es
+from meta_train.estimators.implicit import implicit
 from meta_train.estimators.pes_analytic import pes_analytic, pes_reparam
 from meta_train.estimators.reparam import metz2019, reparam
 from meta_train.estimators.rtrl import rtrl
@@ -21,6 +22,7 @@ ESTIMATORS = {
     "full_es": full_es,
     "gpes": gpes,
     "guided_es": guided_es,
+    "implicit": implicit,
     "metz2019": metz2019,
     "nres": nres,
     "pes": pes,

@@ -10,7 +10,7 @@ registry's factories, discriminated by the name. A spec is validated once: what 
 import functools
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
@@ -242,3 +242,10 @@ def as_json(value: Any) -> str:
     Strict validation of JSON, unlike that of Python values, takes a list for a tuple.
     """
     return json.dumps(value, default=str)
+
+
+def different_options(factory: Factory, one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """`NAME VALUE, not VALUE` for each option in which two specs of a factory differ, defaults filled in."""
+    defaults = {key: parameter.default for key, parameter in inspect.signature(factory).parameters.items()}
+    pairs = {key: (one.get(key, default), other.get(key, default)) for key, default in defaults.items()}
+    return [f"{key} {a}, not {b}" for key, (a, b) in pairs.items() if a != b]

@@ -3,6 +3,7 @@
 import copy
 import math
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ from meta_train.config.checks import default_registries
 from meta_train.config.load import RunConfig
 from meta_train.config.outer_optimizer import outer_optimizer
 from meta_train.config.places import last, short
-from meta_train.config.registry import Factory, Spec, build
+from meta_train.config.registry import Factory, Spec, build, different_options
 from meta_train.config.schema import TrainingTask
 from meta_train.core import combine
 from meta_train.core.chunk import chunk_of
@@ -140,6 +141,9 @@ def learned_optimizer(config: RunConfig) -> LearnedOptimizer:
         if found.name != name:
             raise ArtefactError(f"must be an artefact of {name}, got one of {found.name}")
         theta = fit_theta(lopt, found.theta, "theta")
+        factory = default_registries().learned_optimizers[config.learned_optimizer["name"]]
+        for line in different_options(factory, config.learned_optimizer, found.options):
+            warnings.warn(f"init_from: learned_optimizer has {line} as its artefact has", stacklevel=2)
     except (ArtefactError, ImportError) as error:
         local = ":" not in config.init_from and not Path(config.init_from).exists()
         message = "there is no such directory; `meta-train export RUN` writes RUN/optimizer"

@@ -159,6 +159,16 @@ def test_a_run_needs_the_artefact_that_it_began_with_no_longer_once_it_is_traine
     assert (trained.outer_step, trained.experiment.config.init_from) == (60, str(start_of))
 
 
+def test_a_run_says_where_its_optimizer_differs_from_the_artefact_it_begins_with(tmp_path):
+    theta = learned_opt.learnable_adam().init(jax.random.key(0))
+    options = {"initial_lr": 0.25}
+    learned_opt.save(
+        tmp_path, name="learnable_adam", options=options, theta=theta, horizon=None, provenance={}
+    )
+    with pytest.warns(UserWarning, match="^init_from: learned_optimizer has initial_lr 0.001, not 0.25 as "):
+        assemble(config_of(init_from=str(tmp_path)))
+
+
 def test_a_config_that_cannot_work_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(ConfigError, match="unroll_length"):
         train.run(config_of(inner={"unroll_length": 12}), tmp_path / "run")

@@ -223,6 +223,11 @@ WRITTEN = re.compile(r"^(?:runs|optimizer|RUN|DIR|SHARED)/|^my\.yaml$|^(?:config
 
 
 @pytest.mark.parametrize("page", TEXTS)
+def test_a_block_of_code_begins_on_a_line_of_its_own(page):
+    assert not re.findall(r"^```\w+ .*$", TEXTS[page], re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", TEXTS)
 def test_the_files_that_a_page_names_exist(page):
     for name in re.findall(r"`([\w./-]+/[\w.-]+\.(?:py|md|yaml|json|csv|png|svg))`", TEXTS[page]):
         if not WRITTEN.search(name):

@@ -106,6 +106,8 @@ def _factory(name: str) -> tuple[Callable[..., Any], int]:
 
     parts = split(name)
     try:
+        if parts is None and name.endswith(".py"):
+            raise PieceError(f"which function of {name}? write {name}:FACTORY")
         if parts is None:
             known = default_registries()
             registries = (known.estimators, known.tasks, known.learned_optimizers, known.augmentations)
@@ -117,7 +119,7 @@ def _factory(name: str) -> tuple[Callable[..., Any], int]:
         else:
             factory = load(*parts, name)
         if not callable(factory):
-            raise PieceError(f"{name} is no factory: a {type(factory).__name__} cannot be called")
+            raise PieceError(f"{name} is no factory: it is of the type {type(factory).__name__}")
         kinds = [p.kind for p in inspect.signature(factory).parameters.values()]
         takes = sum(
             kind in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)

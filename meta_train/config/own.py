@@ -118,7 +118,7 @@ def find(kind: Kind, name: str) -> Factory:
         parts = split(values[0]) or (values[0], "")
     factory = load(*parts, name)
     if not callable(factory):
-        raise PieceError(f"{name} is no factory: a {type(factory).__name__} cannot be called")
+        raise PieceError(f"{name} is no factory: it is of the type {type(factory).__name__}")
     return _as_factory(factory, kind, name)
 
 

@@ -99,9 +99,10 @@ def test_an_augmentation_is_checked_on_a_family(capsys):
         (["a.py:line", "--smoothing", "window"], "--smoothing is for an estimator"),
         (["a.py:fails"], "a.py:fails fails: ZeroDivisionError: division by zero (a.py, line 2)"),
         (["a.py:nothing"], "a.py has no nothing"),
+        (["a.py"], "which function of a.py? write a.py:FACTORY"),
         (["quadratik"], "quadratik is unknown; did you mean quadratic?"),
         (["a.py:three"], "takes b as a positional argument"),
-        (["a.py:SIZE"], "is no factory: a int cannot be called"),
+        (["a.py:SIZE"], "is no factory: it is of the type int"),
         (["nothing.py:line"], "nothing.py cannot be read"),
     ],
 )

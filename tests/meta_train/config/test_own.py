@@ -130,7 +130,7 @@ def test_a_new_name_drops_the_options_that_its_factory_does_not_have(config):
         ("own/mine.py:", "must be of the form"),
         (":bowl", "must be of the form"),
         ("own/mine.py:bowll", "has no bowll; did you mean bowl? allowed: anything, bowl"),
-        ("own/mine.py:SIZE", "is no factory: a int cannot be called"),
+        ("own/mine.py:SIZE", "is no factory: it is of the type int"),
         ("own/mine.py:positional", "takes dim as a positional argument: put it after a *"),
         ("own/mine.py:untyped", "option dim has no type"),
         ("own/mine.py:anything", "takes any options (**): name each of them, with its type"),

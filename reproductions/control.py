@@ -1,7 +1,7 @@
 """What the pages of control share: estimators and searches at equal environment steps, all seeds at once.
 
-Every method gets the same grid of a noise (sigma) and a step. A shorter run on other seeds chooses the
-setting with the highest mean return over the run; only that one is trained with the seeds of the page.
+A method may have several settings of its noise (sigma) and its step. A shorter run on other seeds chooses the
+one with the highest mean return over the run; only that one is trained with the seeds of the page.
 """
 
 from collections.abc import Callable
@@ -32,12 +32,12 @@ class Method(NamedTuple):
     Attributes:
       name: of an estimator or of a search (`SEARCHES`).
       options: of its factory.
-      steps: the grid of step sizes; lengths of an outer step for an estimator.
+      settings: pairs of sigma and step size (the length of an outer step for an estimator).
     """
 
     name: str
     options: dict[str, Any]
-    steps: tuple[float, ...]
+    settings: tuple[tuple[float, float], ...]
 
 
 class Budget(NamedTuple):
@@ -135,7 +135,6 @@ def returns(problem: OuterProblem, thetas: Any, episodes: int) -> np.ndarray:
 def compare(
     problem: OuterProblem,
     methods: dict[str, Method],
-    sigmas: tuple[float, ...],
     budget: Budget,
     seeds: list[int],
 ) -> dict[str, Any]:
@@ -158,7 +157,7 @@ def compare(
             at = np.arange(found.shape[1]) * every * cost
             return at, found.reshape(len(settings), len(seeds), -1)
 
-        settings, tuning = [(sigma, step) for sigma in sigmas for step in method.steps], []
+        settings, tuning = list(method.settings), []
         if len(settings) > 1:
             _, found = measured(settings, TUNING_SEEDS, budget.tuning)
             tuning = [(*s, float(mean)) for s, mean in zip(settings, found.mean((1, 2)), strict=True)]
@@ -194,11 +193,11 @@ def summary(curves: dict[str, Any], threshold: float) -> dict[str, str]:
     lines = {}
     for label, curve in curves.items():
         found, reached = np.asarray(curve["returns"]), until(curve, threshold)
-        median = np.median(reached)
+        over_run, end = found.mean(1), found[:, -1]
         lines[label] = (
-            f"sigma {curve['sigma']:g}, step {curve['step']:g}; over the run {interval(found.mean(1).tolist())}; "
-            f"end {interval(found[:, -1].tolist())}, least {found[:, -1].min():.1f}; {threshold:g} reached by "
-            f"{np.isfinite(reached).sum()} of {len(reached)}, median after {median:.0f} steps"
+            f"sigma {curve['sigma']:g}, step {curve['step']:g}; over the run {interval(over_run.tolist())}; "
+            f"end {interval(end.tolist())}, least {end.min():.1f}; {threshold:g} reached by "
+            f"{np.isfinite(reached).sum()} of {len(reached)}, median after {np.median(reached):.0f} steps"
         )
     return lines
 
@@ -212,17 +211,18 @@ def draw(result: dict[str, Any], figure: Any, *, threshold: float, note: str, yl
         found, colour = np.asarray(curve["returns"]), common.COLOURS[i]
         seeds = len(found)
         half = t.ppf(0.975, seeds - 1) * found.std(0, ddof=1) / seeds**0.5 if seeds > 1 else 0
-        mean = found.mean(0)
-        left.fill_between(curve["steps"], mean - half, mean + half, color=colour, alpha=0.15, linewidth=0)
-        left.plot(curve["steps"], mean, color=colour, label=label)
-        reached = np.sort(until(curve, threshold))
+        mean, steps = found.mean(0), np.asarray(curve["steps"]) / 1000
+        left.fill_between(steps, mean - half, mean + half, color=colour, alpha=0.15, linewidth=0)
+        left.plot(steps, mean, color=colour, label=label)
+        reached = np.sort(until(curve, threshold)) / 1000
         share = np.arange(1, seeds + 1) / seeds
-        end = curve["steps"][-1]
+        end = steps[-1]
         shown = np.isfinite(reached)
         ends = np.concatenate([[0], reached[shown], [end]])
         right.step(ends, np.concatenate([[0], share[shown], [shown.mean()]]), color=colour, where="post")
     left.axhline(threshold, color="0.5", linewidth=0.8, linestyle=":")
     left.annotate(note, (0, threshold), color="0.4", textcoords="offset points", xytext=(0, 3))
-    left.set(xlabel="environment steps", ylabel="return of a whole episode", ylim=ylim)
-    right.set(xlabel="environment steps", ylabel=f"share of seeds that reached {threshold:g}", ylim=(0, 1.05))
+    left.set(xlabel="thousands of environment steps", ylabel="return of a whole episode", ylim=ylim)
+    right.set(xlabel="thousands of environment steps", ylim=(0, 1.05))
+    right.set(ylabel=f"share of seeds that reached {threshold:g}")
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=len(result["curves"]))

@@ -196,8 +196,8 @@ def test_the_steps_until_a_threshold_are_linear_between_measurements():
 def test_control_on_the_acrobot_learns_to_swing_up():
     problem = acrobot.acrobot(unroll_length=60)
     budget = control.Budget(total=24_000, tuning=0, points=2, episodes=4, threshold=-30)
-    method = control.Method("pes", {"num_particles": 4, "truncation_length": 20}, (0.3,))
-    curve = control.compare(problem, {"PES": method}, (0.3,), budget, [0, 1])["PES"]
+    method = control.Method("pes", {"num_particles": 4, "truncation_length": 20}, ((0.3, 0.3),))
+    curve = control.compare(problem, {"PES": method}, budget, [0, 1])["PES"]
     found = np.asarray(curve["returns"])
     assert curve["steps"] == [0, 12_000, 24_000] and found.shape == (2, 3)
     np.testing.assert_allclose(found[:, 0], -60, atol=0.5)  # a policy that does nothing hangs

@@ -27,9 +27,9 @@ LEVERS: dict[str, tuple[str, ...]] = {
 # log of the weight decay over .01 in the middle of 500 steps, its power of T, and its course
 DECAYS = (
     (-2.07, 0.0, 0.0),
-    (0.0, 0.0, 0.0),
     (0.0, 0.0, -2.0),
     (0.5, 0.0, -2.0),
+    (0.5, 0.0, -1.0),
     (1.0, 0.0, -2.0),
     (-0.3, -1.0, -2.0),
 )

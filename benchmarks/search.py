@@ -59,8 +59,8 @@ LOSING, VALIDATION = 1.5, 1.0  # weights in the score
 
 # name -> where the search starts, and its first standard deviation
 # The first search began at NorMuon with the powers of `log_t` at -.4 and `cosine` at 4, the second at the
-# numbers of the first, and the third at those of the second, which are these. Only the third has
-# `decay_power` and `decay_course`, and counts validation losses in full.
+# numbers of the first; both had no `decay_power` and `decay_course`, and counted validation losses by half.
+# These are the numbers of the second, and the weight decay that was chosen after it.
 NUMBERS: dict[str, tuple[float, float]] = {
     "level": (1.01, 0.4),  # log rate over .03
     "vectors": (0.49, 0.6),  # the same of vectors and of kernels, over that of matrices

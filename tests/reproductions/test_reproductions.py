@@ -85,6 +85,12 @@ def test_pes_full_es_and_ars_solve_the_swimmer_and_truncated_es_does_not(tmp_pat
 
 
 @pytest.mark.slow
+def test_pes_swings_the_acrobot_up(tmp_path):
+    found = np.asarray(curves("acrobot", tmp_path)["PES"]["returns"])  # -200 to begin with, ten seeds
+    assert np.median(found[:, -1]) > -70 and found[:, 0].max() < -195
+
+
+@pytest.mark.slow
 def test_truncated_es_decays_the_learning_rate_too_much_and_pes_does_not(tmp_path):
     found = curves("lr_schedule", tmp_path)
     pes, truncated = found["train, PES 10"], found["train, truncated ES 10"]
@@ -160,7 +166,7 @@ def test_lasting_damage_makes_pbt_and_fire_pbt_worse_than_random_search(tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["schedule_population", "meta_population"])
+@pytest.mark.parametrize("name", ["schedule_population", "meta_population", "control_population"])
 def test_a_short_population_improves_what_it_trains(name, tmp_path):
     for label, found in curves(name, tmp_path, "--fast", "--seeds", "0").items():
         best = np.asarray(found["best"][0])

@@ -65,24 +65,17 @@ def policy_gradient(
     if environment.length % window:
         raise ValueError(f"window must divide an episode of {environment.length} steps, got {window}")
 
-    def optimizer(hypers):
-        adam = optax.adam(hypers["learning_rate"])
-        return optax.chain(optax.clip_by_global_norm(MAX_NORM), adam)
-
-    def reset(key, n=num_actors):
-        return jax.vmap(environment.reset)(jax.random.split(key, n))
-
     def init(key, hypers):
         key_weights, key_states = jax.random.split(key)
-        states = reset(key_states)
+        states = _reset(environment, key_states, num_actors)
         weights = _init(key_weights, jax.vmap(environment.observe)(states).shape[1], hidden)
-        return Member(weights, optimizer(hypers).init(weights), Actors(states, jnp.int32(0)))
+        return Member(weights, _optimizer(hypers).init(weights), Actors(states, jnp.int32(0)))
 
     def step(member, hypers, key, data):
         key_reset, key_act = jax.random.split(key)
         fresh = jax.tree.map(
             lambda a, b: jnp.where(member.inner.t >= environment.length, a, b),
-            Actors(reset(key_reset), jnp.int32(0)),
+            Actors(_reset(environment, key_reset, num_actors), jnp.int32(0)),
             member.inner,
         )
         actors, batch = _act(environment, member.weights, fresh, key_act, window)
@@ -90,29 +83,41 @@ def policy_gradient(
         def pass_over(carry, _):
             weights, opt_state = carry
             grads = jax.grad(ppo_loss)(weights, batch, hypers["entropy_cost"])
-            updates, opt_state = optimizer(hypers).update(grads, opt_state, weights)
+            updates, opt_state = _optimizer(hypers).update(grads, opt_state, weights)
             return (optax.apply_updates(weights, updates), opt_state), None
 
         begin = (member.weights, member.opt_state)
         (weights, opt_state), _ = jax.lax.scan(pass_over, begin, length=epochs)
         return Member(weights, opt_state, actors)
 
-    def mean_return(member, n, seed):
-        def move(states, _):
-            means = _mean(member.weights, jax.vmap(environment.observe)(states))
-            return jax.vmap(environment.step)(states, means)
-
-        starts = reset(jax.random.key(seed), n)
-        return jax.lax.scan(move, starts, length=environment.length)[1].sum(0).mean()
-
     return Trainer(
         init,
         step,
-        lambda member, data: mean_return(member, episodes, 1),
+        lambda member, data: _mean_return(environment, member.weights, episodes, 1),
         hypers=("learning_rate", "entropy_cost"),
         required=("learning_rate", "entropy_cost"),
-        test=lambda member, data: {"return": mean_return(member, test_episodes, 2)},
+        test=lambda member, data: {"return": _mean_return(environment, member.weights, test_episodes, 2)},
     )
+
+
+def _optimizer(hypers):
+    adam = optax.adam(hypers["learning_rate"])
+    return optax.chain(optax.clip_by_global_norm(MAX_NORM), adam)
+
+
+def _reset(environment, key, n):
+    return jax.vmap(environment.reset)(jax.random.split(key, n))
+
+
+def _mean_return(environment, weights, n, seed):
+    """f32[]: of n whole episodes with the mean action, from the starts that the seed names."""
+
+    def move(states, _):
+        means = _mean(weights, jax.vmap(environment.observe)(states))
+        return jax.vmap(environment.step)(states, means)
+
+    starts = _reset(environment, jax.random.key(seed), n)
+    return jax.lax.scan(move, starts, length=environment.length)[1].sum(0).mean()
 
 
 def _init(key: jax.Array, inputs: int, hidden: int) -> dict[str, Any]:

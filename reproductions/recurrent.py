@@ -138,8 +138,9 @@ def draw(result: dict[str, Any], figure: Any) -> None:
                 x = np.linspace(0, last, RECORDS + 1)
                 panel.plot(x, loss.mean(0), color=colour, lw=1.3, label=label)
                 panel.fill_between(x, loss.min(0), loss.max(0), color=colour, alpha=0.1, lw=0)
-        steps.set(title=name, xlabel="windows of K steps")
-        times.set(xlabel="processor seconds")
+        top = 1.05 * max(np.max(np.asarray(curve["loss"])[:, 1:]) for curve in found.values())
+        steps.set(title=name, xlabel="windows of K steps", ylim=(None, top))
+        times.set(xlabel="processor seconds", ylim=(None, top))
     for panel in panels[:, 0]:
         panel.set(ylabel="loss")
     lines = {line.get_label(): line for panel in panels.flat for line in panel.get_lines()}

@@ -34,7 +34,7 @@ def recurrent(
     rows: Annotated[int, Ge(1)] = 8192,
     seed: Annotated[int, Ge(0)] = 0,
 ) -> OuterProblem:
-    """A network that reads a sequence and is judged by what it answers; one inner problem is one sequence.
+    """A network that reads a sequence and answers; one inner problem is one sequence.
 
     * copy: `kept` random bits, blanks, a signal in the last of them, and then as many blanks, in which the
       bits are to be repeated. Loss: cross-entropy in nats, ln 2 = 0.693 for a guess.

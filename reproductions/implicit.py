@@ -153,11 +153,7 @@ def gradient_errors(
 def train(label: str, seeds: list[int], budget: int) -> tuple[np.ndarray, int]:
     """theta along outer training, f32[rates, seeds, records, 10], and the outer steps; one program."""
     name, options, length = WAYS[label]
-    estimator = (
-        ESTIMATORS[name](penalties(length), **options, stagger=False)
-        if length is None
-        else ESTIMATORS[name](penalties(length), **options)
-    )
+    estimator = ESTIMATORS[name](penalties(length), **options)
     every = budget // estimator.inner_steps // RECORDS
 
     def run(rate, seed, data):
@@ -186,11 +182,8 @@ def tune(seeds: list[int], budget: int) -> dict[str, Any]:
             [[[error(d, t) for t in way] for d, way in zip(data, ways, strict=True)] for ways in thetas]
         )
         best = int(errors[:, len(seeds) :, -1].mean(1).argmin())
-        found[label] = {
-            "rate": RATES[best],
-            "outer_steps": outer_steps,
-            "error": errors[best, : len(seeds)].tolist(),
-        }
+        way = errors[best, : len(seeds)].tolist()
+        found[label] = {"rate": RATES[best], "outer_steps": outer_steps, "error": way}
         common.progress(label)
     return found
 
@@ -203,9 +196,7 @@ def minibatches(chains: int, windows: int) -> dict[str, dict[str, str]]:
     """
     data, theta, found = ridge_data(), jnp.ones(FEATURES), {}
     names: dict[str, tuple[str, dict[str, Any]]] = {"RTRL": ("rtrl", {})}
-    names |= {
-        label: ("implicit", options) for label, options in IMPLICIT.items() if label != "conjugate gradients"
-    }
+    names |= {label: ("implicit", IMPLICIT[label]) for label in IMPLICIT if label != "conjugate gradients"}
     names["PES"] = ("pes", {"sigma": 0.1})
     for rows in (30, 10):
         row, truth = {}, np.zeros(FEATURES)
@@ -233,10 +224,8 @@ def learning_rates(seeds: list[int], outer_steps: int) -> dict[str, str]:
     """The sum of 100 losses of the toy regression: its learning rates do not move any fixed point."""
     problem = toy_system()
     shared = {"truncation_length": 10, "stagger": False}
-    ways = {
-        "implicit": ("implicit", {"terms": 20}),
-        "PES": ("pes", {"num_particles": 50, "sigma": 0.3}),
-    }
+    pes = {"num_particles": 50, "sigma": 0.3}
+    ways = {"implicit": ("implicit", {"terms": 20}), "PES": ("pes", pes)}
     found = {"start": f"{toy_regression.objective(np.full(2, -4.0)):.1f}"}
     for label, (name, options) in ways.items():
         estimator = ESTIMATORS[name](problem.system, **shared, **options)

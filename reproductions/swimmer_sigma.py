@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from reproductions import common, control
-from reproductions.swimmer import METHODS, T
 from reproductions.systems.swimmer import SwimmerState, control_step, swimmer
 
+T, PES = 1000, control.Method("pes", {"num_particles": 10, "truncation_length": 100}, ())
 SIGMAS, STEP = (0.02, 0.2), 0.1
 SCALES, CURVED = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4), (0.02, 0.2)
 TOTAL, TOTAL_FAST, PAIRS, EPISODES = 160_000, 40_000, 24, 1
@@ -107,7 +107,7 @@ def _saturated(thetas):
 
 def _trained(problem, sigmas, total, seeds):
     """Final policies f32[sigmas, seeds, 2, 8] of PES, and what is known of each."""
-    many, cost = control.runs(problem, METHODS["PES"])
+    many, cost = control.runs(problem, PES)
     sigma, seed = (jnp.asarray(x) for x in zip(*[(s, k) for s in sigmas for k in seeds], strict=True))
     updates = total // cost
     thetas = many(sigma, jnp.full(len(sigma), STEP), seed, updates, updates)[:, -1]

@@ -16,7 +16,7 @@ MOVES = frozenset(
 
 def operations(function: Callable[..., Any], *args: Any) -> float:
     """Operations of one call, as `count` counts them; the arguments may be shapes."""
-    return count(jax.make_jaxpr(function)(*args).jaxpr)
+    return count(jax.make_jaxpr(function)(*args))
 
 
 def count(jaxpr: Any) -> float:

@@ -118,7 +118,7 @@ def cost(name: str, size: Size) -> tuple[float, float, Any]:
     compiled = traced.lower().compile(options)
     used: Any = compiled.memory_analysis()
     state = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes[1]))
-    return count(traced.jaxpr.jaxpr), used.temp_size_in_bytes + state, compiled
+    return count(traced.jaxpr), used.temp_size_in_bytes + state, compiled
 
 
 def slope(sizes: list[Size], axis: str, values: list[float]) -> tuple[float, float]:

@@ -129,7 +129,7 @@ def trainer(
         num_stops,
         rows_at_once,
         splits,
-        max(1, _runs_at_once(family, device) // len(families)),
+        max(1, runs_at_once(family, device) // len(families)),
     )
 
 
@@ -243,14 +243,15 @@ def curves(
     return out
 
 
-def _runs_at_once(family: TaskFamily, device: Any) -> int:
+def runs_at_once(family: TaskFamily, device: Any = None) -> int:
     """Runs that are trained at once: small ones side by side, large ones one after another.
 
-    Counted are parameters, gradients and up to six accumulators, old and new; activations are not.
+    Counted are parameters, gradients and up to six accumulators, old and new; activations are not. The device
+    is jax's first if it is None.
     """
     params = jax.eval_shape(lambda key: family.task(family.sample(key)).init(key), jax.random.key(0))
     leaves = jax.tree.leaves(params)
-    if device.platform == "cpu":
+    if (device or jax.local_devices()[0]).platform == "cpu":
         return max(1, PARALLEL_ON_CPU // max(1, sum(math.prod(x.shape) for x in leaves)))
     return max(1, PARALLEL_BYTES // max(1, sum(16 * math.prod(x.shape) * x.dtype.itemsize for x in leaves)))
 

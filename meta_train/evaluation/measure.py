@@ -1,7 +1,7 @@
 """All trainings of an evaluation: one program for each shape and optimizer, in threads, kept on disk."""
 
 import itertools
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,14 +11,16 @@ import numpy as np
 
 from meta_train.evaluation import cache as cache_lib
 from meta_train.evaluation.cache import Digests, Entries, Entry
-from meta_train.evaluation.curves import Curves, Trainer, curves, seed_keys, trainer
+from meta_train.evaluation.curves import Curves, Trainer, curves, runs_at_once, seed_keys, trainer
+from meta_train.evaluation.lengths import Run, longest, runs_of, steps_of
 from meta_train.evaluation.optimizers import Contestant
-from meta_train.evaluation.protocol import ADAM, Settings
+from meta_train.evaluation.protocol import Settings
 from meta_train.evaluation.results import LEARNED
 from meta_train.evaluation.threads import Progress, counted, in_threads
 from tasks.base import TaskFamily
 
 ROWS_AT_ONCE = 5  # on a CPU: about so many settings at once fit its cache
+FEW_AT_ONCE = 5  # of a family of which no more runs go on at once, what need not be run is not
 
 
 class Grid(NamedTuple):
@@ -36,17 +38,8 @@ class Grid(NamedTuple):
         return self.runs[m if len(self.runs) > 1 else 0][..., :horizon]
 
 
-class Run(NamedTuple):
-    """One length of a contestant's trainings: where it reads validation losses, and where test losses too."""
-
-    length: int
-    stops: tuple[int, ...]
-    tested: tuple[int, ...]
-
-
-Rows = Mapping[
-    tuple[str, str], Collection[int]
-]  # (contestant's name, family's label) -> rows of its settings
+# (contestant's name, family's label) -> rows of the contestant's settings
+Rows = Mapping[tuple[str, str], Collection[int]]
 
 
 class Job(NamedTuple):
@@ -82,8 +75,8 @@ def measure(
       families: label -> family.
       contestants: the optimizers.
       settings: horizons and seeds.
-      needed: from the grids of the tuning seeds, which rows are to be run on the evaluation seeds; the others
-        are NaN there. None for all.
+      needed: from the grids of the tuning seeds, which rows are to be run on the evaluation seeds. The others
+        are NaN there for large families; small ones take longer to compile than to run. None for all.
       cache: directory of what contestants did in earlier calls, made if need be; None keeps nothing. A
         damaged entry is recomputed; one that cannot be written only warns.
       progress: called with `(inner steps done, of how many, what was run)`; what is complete in the cache is
@@ -97,12 +90,16 @@ def measure(
     shapes = {label: d.program for label, d in described.items()}
     work = _Work(families, contestants, settings, entries, shapes, {}, progress)
     tuning, both = settings.num_tuning_seeds, settings.num_tuning_seeds + settings.num_seeds
-    if needed is None:
-        every = {(c.name, label): range(c.rows) for c in contestants for label in families}
-        return Measured(_train(work, every, range(both))[1], shapes)
-    tuned = {(c.name, label): range(len(c.values)) for c in contestants for label in families}
-    done, grids = _train(work, tuned, range(tuning))
-    return Measured(_train(work, needed(grids), range(tuning, both), done)[1], shapes)
+    large = set() if needed is None else {x for x in families if runs_at_once(families[x]) <= FEW_AT_ONCE}
+    small = {(c.name, label): range(c.rows) for c in contestants for label in families if label not in large}
+    done = _train(work, small, range(both))
+    if needed is None or not large:
+        return Measured(_grids(work), shapes)
+    first = {(c.name, label): range(len(c.values)) for c in contestants for label in large}
+    done = _train(work, first, range(tuning), done, keep=True)
+    chosen = {key: rows for key, rows in needed(_grids(work)).items() if key[1] in large}
+    _train(work, chosen, range(tuning, both), done, keep=True)
+    return Measured(_grids(work), shapes)
 
 
 class _Work(NamedTuple):
@@ -113,24 +110,30 @@ class _Work(NamedTuple):
     settings: Settings
     entries: dict[tuple[str, str], list[Entry]]
     shapes: dict[str, str]
-    trainers: dict[Any, Trainer]  # programs, kept from one kind of seeds to the other
+    trainers: dict[Any, Trainer]  # programs that are kept from one kind of seeds to the other
     progress: Progress | None
 
 
-def _train(
-    work: _Work, wanted: Rows, seeds: range, before: int = 0
-) -> tuple[int, dict[str, dict[str, Grid]]]:
-    """Runs what is wanted and not known yet; returns the steps done so far, and the grids."""
+def _grids(work: _Work) -> dict[str, dict[str, Grid]]:
+    return {
+        c.name: {label: _grid(c, work.entries[c.name, label], work.settings) for label in work.families}
+        for c in work.contestants
+    }
+
+
+def _train(work: _Work, wanted: Rows, seeds: range, before: int = 0, *, keep: bool = False) -> int:
+    """Runs what is wanted and not known yet, and returns the steps done so far; may keep the programs."""
     settings = work.settings
 
     def lacks(c: Contestant, label: str) -> bool:
         entries, own = work.entries[c.name, label], _own(c, seeds, settings)
         return not all(entry.complete(wanted[c.name, label], own) for entry in entries)
 
-    missing = {label: tuple(c for c in work.contestants if lacks(c, label)) for label in work.families}
+    labels = dict.fromkeys(label for _, label in wanted)
+    missing = {label: tuple(c for c in work.contestants if lacks(c, label)) for label in labels}
     jobs = _jobs(missing, work.shapes, wanted)
     total = sum(
-        len(job.labels) * len(rows) * len(_own(c, seeds, settings)) * _steps(c, settings)
+        len(job.labels) * len(rows) * len(_own(c, seeds, settings)) * steps_of(c, settings)
         for job in jobs
         for c, rows in zip(job.contestants, job.rows, strict=True)
     )
@@ -144,15 +147,13 @@ def _train(
             report(steps, text)
 
         key = job.labels, tuple(c.name for c in job.contestants), device
-        if key not in work.trainers:
-            work.trainers[key] = _trainer(job, work.families, settings, device)
-        _run(job, work.trainers[key], seeds, settings, advance, work.entries)
+        train = work.trainers.get(key) or _trainer(job, work.families, settings, device)
+        if keep:
+            work.trainers[key] = train
+        _run(job, train, seeds, settings, advance, work.entries)
 
     in_threads(run, jobs)
-    return before + total, {
-        c.name: {label: _grid(c, work.entries[c.name, label], settings) for label in work.families}
-        for c in work.contestants
-    }
+    return before + total
 
 
 def _keys(settings: Settings) -> jax.Array:
@@ -174,9 +175,9 @@ def _trainer(job: Job, families: dict[str, TaskFamily], settings: Settings, devi
     return trainer(
         [families[label] for label in job.labels],
         first.build,
-        max(_longest(c, settings) for c in job.contestants),
+        max(longest(c, settings) for c in job.contestants),
         num_valid_batches=settings.num_valid_batches,
-        num_stops=max(len(run.stops) for c in job.contestants for run in _runs(c, settings)),
+        num_stops=max(len(run.stops) for c in job.contestants for run in runs_of(c, settings)),
         rows_at_once=-(-rows // calls),
         eval_params=first.eval_params,
         device=device,
@@ -189,7 +190,7 @@ def _run(job: Job, train: Trainer, seeds: range, settings: Settings, advance, en
         own = _own(contestant, seeds, settings)
         keys = _keys(settings)[own.start : own.stop]
         values = jax.tree.map(lambda x, rows=rows: np.asarray(x)[np.array(rows)], contestant.settings)
-        for k, (length, stops, tested) in enumerate(_runs(contestant, settings)):
+        for k, (length, stops, tested) in enumerate(runs_of(contestant, settings)):
             mine = [entries[contestant.name, label][k] for label in job.labels]
             options = {"shared": contestant.shared, "tested": tested, "records": Entries(mine, rows, own)}
             try:
@@ -201,7 +202,7 @@ def _run(job: Job, train: Trainer, seeds: range, settings: Settings, advance, en
 
 def _grid(contestant: Contestant, entries: Sequence[Entry], settings: Settings) -> Grid:
     """What is in the entries of one family, one for each length; NaN where nothing was run."""
-    runs = list(_runs(contestant, settings))
+    runs = list(runs_of(contestant, settings))
     seeds = settings.num_tuning_seeds + settings.num_seeds
     found = []
     for entry, run in zip(entries, runs, strict=True):
@@ -221,30 +222,6 @@ def _grid(contestant: Contestant, entries: Sequence[Entry], settings: Settings) 
         so_far = np.where(np.isnan(found[k].valid), np.inf, found[k].valid)[..., : at + 1].min(-1)
         best.append(np.where(np.isnan(valid[-1]), np.nan, so_far))
     return Grid(tuple(f.train for f in found), *(np.stack(x, -1) for x in (valid, best, test)))
-
-
-def _longest(contestant: Contestant, settings: Settings) -> int:
-    return settings.archive_steps if contestant.name == ADAM else settings.horizons[-1]
-
-
-def _runs(contestant: Contestant, settings: Settings) -> Iterator[Run]:
-    """A run for each horizon; a single one for a contestant that does not depend on the number of steps."""
-
-    def readings(horizon):
-        at = (round(horizon * (i + 1) / settings.readings) for i in range(settings.readings))
-        return sorted({max(1, stop) for stop in at})
-
-    if contestant.constant:
-        length = _longest(contestant, settings)
-        stops = sorted({length, *(stop for h in settings.horizons for stop in readings(h))})
-        yield Run(length, tuple(stops), settings.horizons)
-    else:
-        for horizon in settings.horizons:
-            yield Run(horizon, tuple(readings(horizon)), (horizon,))
-
-
-def _steps(contestant: Contestant, settings: Settings) -> int:
-    return sum(run.length for run in _runs(contestant, settings))
 
 
 def _jobs(missing: dict[str, tuple[Contestant, ...]], shapes: dict[str, str], wanted: Rows) -> list[Job]:
@@ -293,7 +270,7 @@ def _entries(
 
     return {
         (c.name, label): [
-            Entry(path(c, family, run), c.settings, _keys(settings)) for run in _runs(c, settings)
+            Entry(path(c, family, run), c.settings, _keys(settings)) for run in runs_of(c, settings)
         ]
         for c in contestants
         for label, family in described.items()

@@ -43,7 +43,7 @@ def multipliers(theta: jax.Array) -> np.ndarray:
 
 def oscillates(numbers: np.ndarray) -> np.ndarray:
     """bool[...]: whether a pair of complex multipliers grows, by 1 % a step at least."""
-    return ((np.abs(np.imag(numbers)) > 1e-3) & (np.abs(numbers) > 1.01)).any(-1)
+    return np.any((np.abs(np.imag(numbers)) > 1e-3) & (np.abs(numbers) > 1.01), axis=-1)
 
 
 def pair_statistics(fn, theta: jax.Array, scale: Any, key: jax.Array, pairs: int = PAIRS) -> tuple:

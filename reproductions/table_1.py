@@ -114,7 +114,7 @@ def cost(name: str, size: Size) -> tuple[float, float, Any]:
     """
     estimate, shapes = program(name, size)
     traced = jax.jit(estimate, donate_argnums=1).trace(*shapes)
-    options: dict[str, str | bool] = {} if size == Size() else {"xla_backend_optimization_level": "0"}
+    options: Any = {} if size == Size() else {"xla_backend_optimization_level": "0"}
     compiled = traced.lower().compile(options)
     used: Any = compiled.memory_analysis()
     state = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes[1]))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from meta_train.evaluation import compare as compare_lib
-from meta_train.evaluation.compare import Chosen, Table, always, archive, compare, single, table, tuned
+from meta_train.evaluation.compare import Chosen, Table, archive, compare, single, table, tuned
 from meta_train.evaluation.measure import Grid
 from meta_train.evaluation.optimizers import Contestant, hand_designed, rivals
 from meta_train.evaluation.protocol import Settings
@@ -20,6 +20,10 @@ SETTINGS = Settings(
     smoothing=0.0,
     final_steps=1,
 )
+
+
+def always(setting, horizons):
+    return Chosen(*[np.full(horizons, setting)] * 2)
 
 
 def grid_of(final, steps=(2, 4)):

@@ -34,13 +34,11 @@ IMPLICIT: dict[str, dict[str, Any]] = {
     "GMRES": {"solver": "gmres", "terms": FEATURES + 1},
 }
 # label: (estimator, options, T): K = 10, but for the one-step gradient, which is there after every step.
-Way = tuple[str, dict[str, Any], int | None]
-WAYS: dict[str, Way] = {
+WAYS: dict[str, Any] = {
     label: ("implicit", options | {"truncation_length": 1 if options["terms"] == 1 else 10}, None)
     for label, options in IMPLICIT.items()
     if label != "Neumann, 200 terms"
-}
-WAYS |= {
+} | {
     "TBPTT, K = 10": ("tbptt", {"num_particles": 1, "truncation_length": 10}, None),
     "BPTT, T = 200": ("bptt", {"num_particles": 1}, 200),
     "PES, 4 pairs": ("pes", {"num_particles": 4, "truncation_length": 10, "sigma": 0.1}, None),

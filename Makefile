@@ -26,7 +26,7 @@ quickstart: $(VENV)/.train  ## meta-train, evaluate and export an optimizer: und
 	$(BIN)/meta-train evaluate runs/quickstart
 	$(BIN)/meta-train export runs/quickstart --out runs/quickstart/optimizer
 
-general: $(VENV)/.train  ## write `pretrained:general` again, from the twenty numbers that were found for it
+general: $(VENV)/.train  ## write `pretrained:general` again, from the 22 numbers that were found for it
 	$(BIN)/python -m benchmarks.general runs/pretrained_general
 
 # A second call continues where the first one stopped.

@@ -2,7 +2,7 @@
 # `make help` lists all of them.
 PYTHON ?= python3
 VENV ?= .venv
-# A lock file of requirements/, for the versions that CI tests; empty for the newest that pip finds.
+# A lock file of requirements/; empty for the newest versions that pip finds.
 LOCK ?=
 NEWEST ?= python3.13
 # Outer steps of the quickstart; the config's own 5500 take five minutes on 2 cores.

@@ -18,6 +18,7 @@ from meta_train.estimators import ESTIMATORS
 from meta_train.estimators.noise import set_sigma
 from reproductions import common
 from reproductions.ars import ars, rank_es
+from reproductions.populations import half_width, interval
 from reproductions.systems.outer_problem import OuterProblem
 
 SEARCHES = {"ars": ars, "rank_es": rank_es}
@@ -82,16 +83,27 @@ def runs(problem: OuterProblem, method: Method) -> tuple[Runs, int]:
     return many, cost
 
 
-def _search(problem, method):
-    length, options = problem.system.max_length, {"directions": 4} | method.options
-    _, unravel = ravel_pytree(problem.init_theta(jax.random.key(0)))
+def whole_episode(problem: OuterProblem) -> Callable[[Any, jax.Array], jax.Array]:
+    """`(theta, key) -> return f32[]` of one whole episode; the key is consumed."""
+    length = problem.system.max_length
+    assert length is not None
 
-    def episode(flat, key):
+    def episode(theta, key):
         key_init, key_steps = jax.random.split(key)
-        theta = unravel(flat)
         state, _ = problem.system.init(theta, key_init)
         keys = jax.random.split(key_steps, length)
         return -jax.lax.scan(lambda s, k: problem.system.step(theta, s, k, ()), state, keys)[1].sum()
+
+    return episode
+
+
+def _search(problem, method):
+    length, options = problem.system.max_length, {"directions": 4} | method.options
+    _, unravel = ravel_pytree(problem.init_theta(jax.random.key(0)))
+    whole = whole_episode(problem)
+
+    def episode(flat, key):
+        return whole(unravel(flat), key)
 
     def run(sigma, step, seed, updates, every):
         key_theta, key = jax.random.split(jax.random.key(seed))
@@ -188,8 +200,6 @@ def until(curve: dict[str, Any], threshold: float) -> np.ndarray:
 
 def summary(curves: dict[str, Any], threshold: float) -> dict[str, str]:
     """Per method: the setting, return over the run and at its end, steps to the threshold."""
-    from reproductions.populations import interval
-
     lines = {}
     for label, curve in curves.items():
         found, reached = np.asarray(curve["returns"]), until(curve, threshold)
@@ -204,14 +214,11 @@ def summary(curves: dict[str, Any], threshold: float) -> dict[str, str]:
 
 def draw(result: dict[str, Any], figure: Any, *, threshold: float, note: str, ylim: tuple[float, float]):
     """Left: mean return against environment steps with 95 % t-intervals. Right: every seed's steps to it."""
-    from scipy.stats import t
-
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     for i, (label, curve) in enumerate(result["curves"].items()):
         found, colour = np.asarray(curve["returns"]), common.COLOURS[i]
         seeds = len(found)
-        half = t.ppf(0.975, seeds - 1) * found.std(0, ddof=1) / seeds**0.5 if seeds > 1 else 0
-        mean, steps = found.mean(0), np.asarray(curve["steps"]) / 1000
+        mean, half, steps = found.mean(0), half_width(found), np.asarray(curve["steps"]) / 1000
         left.fill_between(steps, mean - half, mean + half, color=colour, alpha=0.15, linewidth=0)
         left.plot(steps, mean, color=colour, label=label)
         reached = np.sort(until(curve, threshold)) / 1000

@@ -59,17 +59,14 @@ def run(fast: bool, seeds: list[int]) -> dict[str, Any]:
 
 def draw(result: dict[str, Any], figure: Any) -> None:
     """Per environment: the best member's fitness with 95 % t-intervals; the winners' rates."""
-    from scipy.stats import t
-
     panels = figure.subplots(2, 2)
     figure.set_size_inches(9, 6.5)
     for row, name in zip(panels, ENVIRONMENTS, strict=True):
         mine = {k.split(": ")[1]: v for k, v in result["curves"].items() if k.startswith(name)}
         for i, (label, one) in enumerate(mine.items()):
             lines, colour = np.asarray(one["best"]), common.COLOURS[i]
-            seeds, mean = len(lines), lines.mean(0)
+            mean, half = lines.mean(0), populations.half_width(lines)
             steps = result["round_steps"] * np.arange(1, lines.shape[1] + 1)
-            half = t.ppf(0.975, seeds - 1) * lines.std(0, ddof=1) / seeds**0.5 if seeds > 1 else 0
             row[0].fill_between(steps, mean - half, mean + half, color=colour, alpha=0.15, linewidth=0)
             row[0].plot(steps, mean, color=colour, label=label)
             row[1].step(steps, one["schedule"]["learning_rate"], color=colour, where="pre")

@@ -20,7 +20,7 @@ from meta_train.core.system import start, unroll
 from meta_train.estimators import ESTIMATORS
 from meta_train.testing.subject import build
 from reproductions import common, learning
-from reproductions.populations import interval
+from reproductions.populations import half_width, interval
 from reproductions.systems.outer_problem import OuterProblem
 from reproductions.systems.toy_regression import toy_regression
 
@@ -204,14 +204,12 @@ def run(fast: bool, seeds: list[int]) -> dict[str, Any]:
 
 def draw(result: dict[str, Any], figure: Any) -> None:
     """The objective against inner steps: means over the seeds and their 95 % t-intervals."""
-    from scipy.stats import t
-
     panels = figure.subplots(1, len(result["curves"]), squeeze=False)[0]
     for panel, (title, methods) in zip(panels, result["curves"].items(), strict=True):
         for colour, (label, one) in zip(common.COLOURS, methods.items(), strict=False):
             lines = np.asarray(one["objective"])
             steps = np.linspace(0, result["budgets"][title], lines.shape[1])
-            half = t.ppf(0.975, len(lines) - 1) * lines.std(0, ddof=1) / len(lines) ** 0.5
+            half = half_width(lines)
             panel.plot(steps, lines.mean(0), label=label, color=colour)
             panel.fill_between(
                 steps, lines.mean(0) - half, lines.mean(0) + half, color=colour, alpha=0.15, linewidth=0

@@ -72,13 +72,19 @@ def by_hand(compiled: Population, hypers: dict[str, np.ndarray], seeds: list[int
     return merged | {"schedule": runs[0]["schedule"]}
 
 
-def interval(values: list[float]) -> str:
-    """Mean and its 95 % t-interval over the seeds."""
+def half_width(values: Any) -> Any:
+    """Half of the 95 % t-interval of the mean over the first axis, the seeds; 0 for a single one."""
     from scipy.stats import t
 
+    seeds = len(values)
+    return t.ppf(0.975, seeds - 1) * np.std(values, axis=0, ddof=1) / seeds**0.5 if seeds > 1 else 0.0
+
+
+def interval(values: list[float]) -> str:
+    """Mean and its 95 % t-interval over the seeds."""
     if len(values) < 2:
         return f"{values[0]:.3f}"
-    half = t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
+    half = half_width(values)
     return f"{np.mean(values):.3f} [{np.mean(values) - half:.3f}, {np.mean(values) + half:.3f}]"
 
 

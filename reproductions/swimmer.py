@@ -13,7 +13,7 @@ import numpy as np
 from meta_train.estimators import ESTIMATORS
 from reproductions import common
 from reproductions.ars import ars
-from reproductions.control import normalised_sgd
+from reproductions.control import normalised_sgd, returns, whole_episode
 from reproductions.systems.outer_problem import OuterProblem
 from reproductions.systems.swimmer import swimmer
 
@@ -36,26 +36,13 @@ STEPS, STEPS_FAST, STEPS_ARS = 480_000, 120_000, 384_000  # environment steps in
 def trained_by_ars(problem: OuterProblem, seeds: list[int]) -> np.ndarray:
     """f32[seeds, 13, 2, 8]: theta every 32 episodes of 384."""
 
-    def episode(theta, key):
-        key_init, key_steps = jax.random.split(key)
-        state, _ = problem.system.init(theta, key_init)
-        keys = jax.random.split(key_steps, T)
-        return -jax.lax.scan(lambda s, k: problem.system.step(theta, s, k, ()), state, keys)[1].sum()
+    episode = whole_episode(problem)
 
     def run(seed):
         key_theta, key = jax.random.split(jax.random.key(seed))
         return ars(episode, problem.init_theta(key_theta), key, iterations=48, noise=0.1)[::4]
 
     return np.asarray(jax.jit(jax.vmap(run))(jnp.asarray(seeds)))
-
-
-def returns(problem: OuterProblem, thetas: np.ndarray, episodes: int) -> np.ndarray:
-    """f64[...]: mean return of whole episodes at each theta, f32[..., 2, 8]."""
-    flat = jnp.asarray(thetas).reshape(-1, 2, 8)
-    losses = common.mean_losses(
-        problem.system, flat, jax.random.key(1_000_000), (), num_steps=T, episodes=episodes
-    )
-    return -T * losses.reshape(thetas.shape[:-2])
 
 
 def run(fast: bool, seeds: list[int]) -> dict[str, Any]:
@@ -82,8 +69,9 @@ def run(fast: bool, seeds: list[int]) -> dict[str, Any]:
         curves[label] = {"steps": np.linspace(0, total, points + 1).tolist(), "thetas": thetas}
         common.progress(label)
     # One call for all: they share a compilation.
-    thetas = np.stack([curve.pop("thetas") for curve in curves.values()])
-    for curve, found in zip(curves.values(), returns(problem, thetas, 2 if fast else 5), strict=True):
+    thetas = np.concatenate([curve.pop("thetas") for curve in curves.values()])
+    found_of_all = np.split(returns(problem, thetas, 2 if fast else 5), len(curves))
+    for curve, found in zip(curves.values(), found_of_all, strict=True):
         curve["returns"] = found.tolist()
     summary = {}
     for label, curve in curves.items():

@@ -48,11 +48,12 @@ def main() -> None:
     numbers = json.loads(FOUND.read_text())
     if args.only is not None:
         numbers = {name: value if name in args.only else 0.0 for name, value in numbers.items()}
-    write(args.directory, numbers, args.hidden)
+    variant = args.only is not None or args.hidden
+    write(args.directory, numbers, args.hidden, None if variant else json.loads(EVALUATION.read_text()))
 
 
-def write(directory: str, numbers: dict[str, float], hidden: int = 0) -> None:
-    """Writes the artefact that the numbers, by their names in NUMBERS, stand for."""
+def write(directory: str, numbers: dict[str, float], hidden: int, evaluation: dict | None) -> None:
+    """Writes the artefact that the numbers, by their names in NUMBERS, stand for, and its evaluation."""
     within, wide = {**numbers, **dict.fromkeys(LEVELS, 0.0)}, numbers["wide"]
     learned_opt.save(
         directory,
@@ -72,9 +73,7 @@ def write(directory: str, numbers: dict[str, float], hidden: int = 0) -> None:
             "method": "CMA-ES over 19 numbers by whole trainings (benchmarks/search.py); no outer gradient",
         },
         config={"tasks": [{"label": label, **spec} for label, spec in SPECS.items()], "seed": 2},
-        evaluation=None
-        if hidden or numbers != json.loads(FOUND.read_text())
-        else json.loads(EVALUATION.read_text()),
+        evaluation=evaluation,
     )
     card = Path(directory) / CARD
     card.write_text(card.read_text().replace(PLACEHOLDER, "pretrained:general"))

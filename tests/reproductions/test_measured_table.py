@@ -7,8 +7,10 @@ import pytest
 
 from meta_train.estimators import ESTIMATORS
 from reproductions import evolution, implicit, table_1
+from reproductions.costs import Size, slope, value
 from reproductions.operations import operations
 from reproductions.systems.ridge import ridge_data
+from reproductions.worth import worth
 
 
 def test_operations_of_a_loop_count_as_often_as_it_runs():
@@ -38,9 +40,9 @@ def test_a_loop_of_unknown_length_is_refused():
 
 
 def test_exponents_are_those_of_a_power():
-    sizes = [table_1.Size(K=n) for n in (4, 16, 64)]
-    values = [table_1.value("N*K**2*S", size) for size in sizes]
-    np.testing.assert_allclose(table_1.slope(sizes, "K", values), (2, 0), atol=1e-12)
+    sizes = [Size(K=n) for n in (4, 16, 64)]
+    values = [value("N*K**2*S", size) for size in sizes]
+    np.testing.assert_allclose(slope(sizes, "K", values), (2, 0), atol=1e-12)
 
 
 def test_every_estimator_has_its_row():
@@ -48,7 +50,7 @@ def test_every_estimator_has_its_row():
 
 
 def test_a_window_costs_in_proportion_to_its_steps_and_backpropagation_remembers_them():
-    axes = {"K": [table_1.Size(K=n, S=128) for n in (8, 32)]}
+    axes = {"K": [Size(K=n, S=128) for n in (8, 32)]}
     memory = {}
     for name in ("tbptt", "pes"):
         found = table_1.exponents(name, axes, {})["K"]
@@ -59,7 +61,7 @@ def test_a_window_costs_in_proportion_to_its_steps_and_backpropagation_remembers
 
 def test_what_a_gradient_is_worth():
     """T = 8, K = 2, 2000 means of four particles."""
-    pes, tbptt = table_1.worth("pes", 2000), table_1.worth("tbptt", 10)
+    pes, tbptt = worth("pes", 2000), worth("tbptt", 10)
     assert abs(pes["z"]) < 4 and pes["error"] < 0.1
     assert pes["four"] == pytest.approx(0.25, abs=0.06)
     assert pes["rounded"] == pytest.approx(1, abs=0.3)

@@ -111,12 +111,16 @@ def main(
     parser.add_argument("--fast", action="store_true", help="a few seconds, to see that it runs")
     parser.add_argument("--seeds", type=int, nargs="+", default=seeds, help="default: %(default)s")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers")
+    parser.add_argument("--read", type=Path, metavar="FILE", help="the numbers of --json, instead of a run")
     parser.add_argument("--out", type=Path, metavar="FILE", help="draw the picture")
     options = parser.parse_args(argv)
     began = time.perf_counter()
-    result = run(options.fast, options.seeds)
-    result |= {"seeds": options.seeds, "fast": options.fast}
-    result["seconds"] = round(time.perf_counter() - began, 1)
+    if options.read:
+        result = json.loads(options.read.read_text(encoding="utf-8"))
+    else:
+        result = run(options.fast, options.seeds)
+        result |= {"seeds": options.seeds, "fast": options.fast}
+        result["seconds"] = round(time.perf_counter() - began, 1)
     for name, value in result["summary"].items():
         print(f"{name}: {value}")
     print(f"wall time: {result['seconds']} s")

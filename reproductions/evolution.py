@@ -1,9 +1,9 @@
 """CMA-ES and SNES of evosax on few meta-parameters, against random search and PES with Adam.
 
-Two inner problems: the learning rates of the toy regression (2 numbers), and learnable Adam (4). An evolution
-strategy asks for a population, each member is the loss of a whole inner problem, and all members of a
-generation meet the same one. Every method has eight rollouts at a time, spends the same inner steps, and
-chooses one of four settings on seeds of its own.
+Three inner problems: the learning rates of the toy regression (2 numbers), the learning-rate schedule of an
+MLP (2), and learnable Adam (4). An evolution strategy asks for a population, each member is the loss of a
+whole inner problem, and all members of a generation meet the same one. Every method has eight rollouts at a
+time, spends the same inner steps, and chooses one of four settings on seeds of its own.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,8 @@ from meta_train.core.system import start, unroll
 from meta_train.estimators import ESTIMATORS
 from meta_train.testing.subject import build
 from reproductions import common, learning
-from reproductions.populations import half_width, interval
+from reproductions.populations import half_width, interval, spread
+from reproductions.systems.mlp_schedule import mlp_schedule
 from reproductions.systems.outer_problem import OuterProblem
 from reproductions.systems.toy_regression import toy_regression
 
@@ -58,8 +59,14 @@ def learnable_adam() -> OuterProblem:
     return OuterProblem(inner_training(family, lopt, unroll_length=100), lopt.init, family.data)
 
 
+def schedule() -> OuterProblem:
+    """Rate and decay of a 64-32-10 network on digits, 500 steps: as `lr_schedule` has it."""
+    return mlp_schedule(hidden=(32,), batch_size=16, unroll_length=500)
+
+
 CASES = {
     "toy regression": Case(toy_regression, 80_000, 0.3, 1, 100.0),
+    "learning-rate schedule": Case(schedule, 40_000, 0.1, 4),
     "learnable Adam": Case(learnable_adam, 16_000, 0.1, 4),
 }
 FAST = {"toy regression": CASES["toy regression"]._replace(budget=16_000)}
@@ -170,24 +177,28 @@ def compare(case: Case, label: str, seeds: list[int]) -> dict[str, Any]:
     else:
         search = strategy(name, theta) if source else random_search(theta)
         run = evolve(problem, search, unravel, case.budget)
-    many = jax.jit(jax.vmap(jax.vmap(run, (None, 0, None)), (0, None, None)))
+    few = jax.jit(jax.vmap(run, (None, 0, None)))  # TUNING runs at once, in one program
+
+    def train(setting, seeds):
+        """f32[seeds, RECORDS + 1, D]."""
+        padded = np.resize(seeds, -(-len(seeds) // TUNING) * TUNING).reshape(-1, TUNING)
+        return np.concatenate([few(setting, part, problem.data) for part in padded])[: len(seeds)]
+
+    def objective(thetas):
+        flat = jax.vmap(unravel)(thetas.reshape(-1, theta.size))
+        found = learning.objective(problem, flat, jax.random.key(1000), episodes=case.episodes)
+        return case.scale * found.reshape(thetas.shape[:-1])
+
     tuning = [1000 + i for i in range(TUNING)]
-    thetas = many(jnp.asarray(settings), jnp.asarray(tuning + seeds), problem.data)
-    flat = jax.vmap(unravel)(thetas.reshape(-1, theta.size))
-    found = learning.objective(problem, flat, jax.random.key(1000), episodes=case.episodes)
-    found = case.scale * found.reshape(thetas.shape[:-1])
-    tried = found[:, :TUNING, -1].mean(1)
-    best = int(np.argmin(tried))
+    tried = objective(np.stack([train(setting, tuning)[:, -1] for setting in settings])).mean(1)
+    best = settings[int(np.argmin(tried))]
+    found = objective(train(best, seeds))
     common.progress(label)
-    return {
-        "setting": settings[best],
-        "tried": tried.tolist(),
-        "objective": found[best, TUNING:].tolist(),
-    }
+    return {"setting": best, "tried": tried.tolist(), "objective": found.tolist()}
 
 
 def run(fast: bool, seeds: list[int]) -> dict[str, Any]:
-    """Two problems, four methods; --fast the first, with a fifth of the steps and two methods and seeds."""
+    """Three problems, four methods; --fast the first, with a fifth of the steps and two methods and seeds."""
     cases, labels = (FAST, ("CMA-ES", "PES + Adam")) if fast else (CASES, tuple(METHODS))
     found, summary = {}, {}
     for title, case in cases.items():
@@ -197,13 +208,16 @@ def run(fast: bool, seeds: list[int]) -> dict[str, Any]:
         summary[f"{title}, start"] = f"{first:.3f}"
         for label, one in found[title].items():
             half, end = (np.asarray(one["objective"])[:, i].tolist() for i in (RECORDS // 2, -1))
-            summary[f"{title}, {label}"] = f"{interval(half)} | {interval(end)} | {one['setting']:g}"
+            tried = ", ".join(f"{x:.3f}" for x in one["tried"])
+            cells = [f"{one['setting']:g}", interval(half), interval(end), spread(end), f"tried: {tried}"]
+            summary[f"{title}, {label}"] = " | ".join(cells)
     budgets = {title: case.budget for title, case in cases.items()}
     return {"curves": found, "budgets": budgets, "summary": summary}
 
 
 def draw(result: dict[str, Any], figure: Any) -> None:
     """The objective against inner steps: means over the seeds and their 95 % t-intervals."""
+    figure.set_size_inches(3 + 3 * len(result["curves"]), 4)
     panels = figure.subplots(1, len(result["curves"]), squeeze=False)[0]
     for panel, (title, methods) in zip(panels, result["curves"].items(), strict=True):
         for colour, (label, one) in zip(common.COLOURS, methods.items(), strict=False):

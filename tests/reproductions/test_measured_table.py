@@ -9,6 +9,7 @@ from meta_train.estimators import ESTIMATORS
 from reproductions import evolution, implicit, table_1
 from reproductions.costs import Size, slope, value
 from reproductions.operations import operations
+from reproductions.systems.mlp_schedule import mlp_schedule
 from reproductions.systems.ridge import ridge_data
 from reproductions.worth import worth
 
@@ -59,6 +60,24 @@ def test_a_window_costs_in_proportion_to_its_steps_and_backpropagation_remembers
     assert memory["tbptt"] > max(0.5, memory["pes"] + 0.2)
 
 
+def test_time_has_an_exponent_for_every_round_and_what_an_estimator_costs_is_shown():
+    axes = {"N": [Size(N=n, S=32, T=16, K=8) for n in (2, 4)]}
+    found = {"nres": {"exponents": table_1.exponents("nres", axes, {}, 2), "ms": [1.2, 2.4, 3.6]}}
+    exponent, error = found["nres"]["exponents"]["N"]["ms"]
+    assert np.isfinite(exponent) and error > 0
+    worth = {"ratio": 1.0, "error": 0.01, "z": 0.0, "four": 0.25, "rounded": 0.98, "rounded error": 0.02}
+    found["nres"] |= {"worth": worth, "operations": 2e6, "bytes": 2048.0}
+    lines = table_1.summary(found)
+    assert lines["compute of nres"] == "N K F | 1.00 (1.00)"
+    assert lines["worth of nres"] == "yes | 1.000 +- 0.010, z = 0.0 | yes | 0.250 | yes | 0.980 +- 0.020"
+    assert lines["cost of nres"] == "2 | 2 | 2, 1 to 4"
+
+
+def test_reparameterisation_is_that_of_whole_inner_problems_as_in_the_table():
+    one, two = (table_1.cost("reparam", Size(T=t, S=32)).operations for t in (16, 32))
+    assert two == pytest.approx(2 * one, rel=0.05)
+
+
 def test_what_a_gradient_is_worth():
     """T = 8, K = 2, 2000 means of four particles."""
     pes, tbptt = worth("pes", 2000), worth("tbptt", 10)
@@ -89,3 +108,12 @@ def test_evolution_strategies_leave_the_plain_of_the_toy_regression():
     found = evolution.compare(case, "CMA-ES", [0, 1])
     assert np.asarray(found["objective"])[:, 0] == pytest.approx(2487.8, abs=0.5)
     assert np.asarray(found["objective"])[:, -1].max() < 1500
+
+
+def test_an_evolution_strategy_improves_a_schedule_and_every_seed_has_its_curve():
+    """20 trainings of a small network, 40 steps each; the seeds are trained two at a time."""
+    make = lambda: mlp_schedule(hidden=(4,), batch_size=4, unroll_length=40)  # noqa: E731
+    case = evolution.CASES["learning-rate schedule"]._replace(make=make, budget=6400, episodes=1)
+    found = np.asarray(evolution.compare(case, "SNES", [0, 1, 2])["objective"])
+    assert found.shape == (3, evolution.RECORDS + 1)
+    assert (found[:, -1] < found[:, 0]).all()

@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from reproductions import learning
-from reproductions.recurrent import RECORDS, training
+from reproductions.recurrent import CASES, METHODS, RECORDS, draw, summary, training
 from reproductions.systems.recurrent import LETTERS, recurrent
 
 
@@ -79,3 +80,15 @@ def test_training_on_text_lowers_the_loss_on_other_text():
     losses = learning.objective(recurrent(**options, seed=1), flat, jax.random.key(0), episodes=64)
     assert losses.shape == (RECORDS + 1,)
     assert losses[-1] < losses[0] - 0.5
+
+
+def test_every_pair_of_problem_and_network_is_trained_and_has_its_panels():
+    assert {case[:2] for case in CASES.values()} == {
+        (problem, core) for problem in ("copy", "adding", "text") for core in ("lstm", "vanilla")
+    }
+    curve = {"loss": [[1.0] * (RECORDS + 1)] * 2, "rate": 0.1, "seconds": 2.0, "size": 3}
+    curves = {name: dict.fromkeys(METHODS, curve) for name in CASES}
+    figure = Figure()
+    draw({"curves": curves, "windows": {name: case[2] for name, case in CASES.items()}}, figure)
+    assert len(figure.axes) == 2 * len(CASES)
+    assert summary(curves)["text, LSTM (3), PES"] == "1.000 [1.000, 1.000]; rate 0.1, 2.00 s"

@@ -1,12 +1,12 @@
 """What the `spectral` optimizer's rate should be, and whether it transfers over width and horizon.
 
     python benchmarks/spectral.py [TASK ...] [--rates 0.01 0.03 0.1] [--steps 200 1000] [--seeds 2]
-                                  [--optimizer pretrained:general ...] [--json FILE]
+                                  [--optimizer pretrained:general ...] [--adamw 0.001 0.003] [--json FILE]
 
 For every task and horizon: the training loss over the last twentieth of the steps (at least 20) and the
 validation loss after them, of AdamW with warm-up and cosine and of the spectral optimizer, each at
 several rates. The tasks are proxies of 1 thousand to 0.3 million parameters, on which the rate was chosen;
-none is in an evaluation ring. Tasks of rings A and B can be named as well, to measure, never to choose.
+none is in an evaluation ring. Tasks of rings A, B and L can be named as well, to measure, never to choose.
 """
 
 import argparse
@@ -23,7 +23,7 @@ import optax
 import learned_opt
 import tasks
 from learned_opt.architectures.learned_rate import warmup_cosine
-from tasks.rings import RING_A, RING_B
+from tasks.rings import RING_A, RING_B, RING_L
 
 DOCS = ("pydoc[:200000]",)
 PROXIES: dict[str, dict[str, Any]] = {
@@ -52,7 +52,7 @@ PROXIES: dict[str, dict[str, Any]] = {
     },
     "mlp_300k": {"name": "image_mlp", "datasets": ("teacher:62",), "hidden": (512, 512)},
 }
-MEASURED = {**PROXIES, **RING_A, **RING_B}
+MEASURED = {**PROXIES, **RING_A, **RING_B, **RING_L}
 LARGE = ("lm_25k", "lm_320k", "mlp_300k")
 ADAMW_RATES = (0.001, 0.003, 0.01, 0.03, 0.1)
 RATES = (0.01, 0.02, 0.03, 0.05, 0.1)
@@ -114,14 +114,16 @@ def main() -> None:
     parser.add_argument("--steps", nargs="+", type=int, help="200 and 1000; 500 for the large ones")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--optimizer", nargs="+", help="artefacts; then the rates are factors, 1 by default")
-    parser.add_argument("--no-adamw", action="store_true")
+    parser.add_argument(
+        "--adamw", nargs="*", type=float, default=ADAMW_RATES, help="its rates; none: not run"
+    )
     parser.add_argument("--json")
     args = parser.parse_args()
     rates = args.rates or ([1.0] if args.optimizer else RATES)
     found = []
     for name in args.tasks:
         for steps in args.steps or ([500] if name in LARGE else [200, 1000]):
-            runs = {} if args.no_adamw else {"adamw": (adamw, ADAMW_RATES)}
+            runs = {"adamw": (adamw, args.adamw)} if args.adamw else {}
             runs |= {label or "spectral": (spectral(label), rates) for label in args.optimizer or [None]}
             for label, (build, values) in runs.items():
                 start = time.perf_counter()

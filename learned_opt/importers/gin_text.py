@@ -10,6 +10,7 @@ from learned_opt.importers.settings import ImportProblem
 
 _BINDING = re.compile(r"(?P<selector>[\w./]+)\s*=\s*(?P<value>.+)", re.DOTALL)
 _REFERENCE = re.compile(r"@(?:(?P<scope>[\w/]+)/)?(?:\w+\.)*(?P<name>\w+)(?:\(\))?")
+_BRACKETS = {"(": ")", "[": "]", "{": "}"}
 _MACRO = re.compile(r"%(?P<name>[\w./]+)")
 
 
@@ -96,9 +97,15 @@ def parse(text: str, where: str) -> Bindings:
 def _logical_lines(text: str, where: str) -> list[str]:
     """Statements without comments and imports. A value goes on inside of brackets and after a backslash."""
     lines: list[list[str]] = [[]]
-    end = (0, 0)
+    end, closing = (0, 0), []
     try:
         for token in tokenize.generate_tokens(io.StringIO(text).readline):
+            if token.string in _BRACKETS:
+                closing.append(_BRACKETS[token.string])
+            elif token.string in _BRACKETS.values() and (not closing or closing.pop() != token.string):
+                raise ImportProblem(
+                    f"{where} is no gin file: a {token.string} too many at line {token.start[0]}"
+                )
             if token.type == tokenize.NEWLINE:
                 lines.append([])
             elif token.type not in (tokenize.COMMENT, tokenize.NL, tokenize.INDENT, tokenize.DEDENT):

@@ -94,4 +94,4 @@ def test_options_are_keyword_only_and_typed_and_have_defaults(name):
 @pytest.mark.parametrize("name", sorted({spec["name"] for spec in tasks.NAMED.values()}))
 def test_every_option_is_documented(name):
     for option in inspect.signature(tasks.TASKS[name]).parameters:
-        assert f"      {option}: " in (tasks.TASKS[name].__doc__ or ""), option
+        assert f"\n  {option}: " in (inspect.getdoc(tasks.TASKS[name]) or ""), option

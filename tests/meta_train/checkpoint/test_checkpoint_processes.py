@@ -105,9 +105,12 @@ checkpoints.close()
 
 def test_a_write_that_fails_is_one_clear_error_and_the_last_good_checkpoint_stays(tmp_path):
     out, errors = child(FULL_DISK, tmp_path).communicate(timeout=300)
-    # TensorStore may print a traceback of its own when a second array fails after Orbax has given up.
+    # TensorStore may print a traceback of its own when a second array fails after Orbax has given up, and may
+    # write a file after what was written has been removed.
     assert errors.count("Traceback") == errors.count("RuntimeError: Event loop is closed"), errors
-    assert "orbax" not in errors.lower() and "checkpoint" not in errors.lower(), errors
+    late = ("is a half-written checkpoint: skipped", "self._warn(")
+    rest = "\n".join(line for line in errors.lower().splitlines() if not any(x in line for x in late))
+    assert "orbax" not in rest and "checkpoint" not in rest, errors
     said = out.splitlines()
     assert len(said) == 6 and said[2] == said[5] == "1"
     for step, line in zip([2, 1, 2, 1], [*said[:2], *said[3:5]], strict=True):

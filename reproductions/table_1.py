@@ -22,7 +22,7 @@ AXES: dict[str, list[Size]] = {
     "T": [Size(T=n) for n in (64, 256)],
     "K": [Size(K=n) for n in (4, 16, 64)],
     "S": [Size(S=n) for n in (256, 1024, 2048)],
-    "P": [Size(S=32, P=n) for n in (4096, 65536)],
+    "P": [Size(S=32, P=n) for n in (2048, 16384)],
     "N": [Size(N=n) for n in (4, 16)],
 }
 FAST = {
@@ -30,6 +30,7 @@ FAST = {
     "P": [Size(S=32, P=n) for n in (4096, 16384)],
 }
 KINDS = ("operations", "bytes", "ms")
+LARGEST = 2**29  # bytes of a program that is timed: RTRL's grow with |theta|^2
 
 
 class Row(NamedTuple):
@@ -73,13 +74,13 @@ def exponents(
     """Axis -> exponents of operations, bytes and processor time with their errors, and those of the formulas.
 
     The error is the standard error of the fit (0 for two sizes); that of the time is half of the 95 %
-    t-interval over the rounds. No time is measured with 0 rounds.
+    t-interval over the rounds. No time is measured with 0 rounds, nor of programs of `LARGEST` bytes or more.
     """
     for size in {size for sizes in axes.values() for size in sizes}:
         if size not in known:
             known[size] = cost(name, size)
-    programs = {size: known[size].program for size in sorted(known, key=lambda size: (size.S, size.P))}
-    taken = times(name, programs, rounds) if rounds else {}
+    small = sorted((s for s in known if known[s].bytes < LARGEST), key=lambda size: (size.S, size.P))
+    taken = times(name, {size: known[size].program for size in small}, rounds) if rounds else {}
     found: dict[str, Any] = {}
     for axis, sizes in axes.items():
         row = ROWS[name]
@@ -89,7 +90,7 @@ def exponents(
             "operations of the formula": slope(sizes, axis, [value(row.compute, size) for size in sizes])[0],
             "bytes of the formula": slope(sizes, axis, [value(row.memory, size) for size in sizes])[0],
         }
-        if rounds:
+        if rounds and all(size in taken for size in sizes):
             each = [slope(sizes, axis, [taken[size][i] for size in sizes])[0] for i in range(rounds)]
             found[axis]["ms"] = float(np.mean(each)), float(half_width(each))
     if Size() in taken:
@@ -127,7 +128,7 @@ def summary(found: dict[str, Any]) -> dict[str, str]:
         for name, one in found.items():
             exact = [e.get(f"{kind} of the formula") for e in one["exponents"].values()]
             cells = [
-                shown(*e[kind]) + ("" if f is None else f" ({abs(f):.2f})")
+                shown(*e.get(kind, (np.nan, 0))) + ("" if f is None else f" ({abs(f):.2f})")
                 for e, f in zip(one["exponents"].values(), exact, strict=True)
             ]
             formula = [] if kind == "ms" else [getattr(ROWS[name], of).replace("**", "^").replace("*", " ")]
@@ -135,7 +136,7 @@ def summary(found: dict[str, Any]) -> dict[str, str]:
     for name, one in found.items():
         w = one["worth"]
         unbiased, parallel, without = (tick(name, mark) for mark in "upn")
-        cells = [unbiased, f"{w['ratio']:.3f} +- {w['error']:.3f}, z = {w['z']:.1f}", parallel]
+        cells = [unbiased, f"{w['ratio']:.3f} +- {w['error']:.3f}, z = {round(w['z'], 1) + 0:.1f}", parallel]
         cells += ["no variance" if np.isnan(w["four"]) else f"{w['four']:.3f}", without]
         lines[f"worth of {name}"] = " | ".join([*cells, f"{w['rounded']:.3f} +- {w['rounded error']:.3f}"])
     for name, one in found.items():
@@ -154,12 +155,14 @@ def tick(name: str, mark: str) -> str:
 
 def shown(exponent: float, error: float) -> str:
     """An exponent, with its error where there is one."""
-    exponent = exponent if abs(exponent) >= 0.005 else 0.0
+    if np.isnan(exponent):
+        return "-"
+    exponent = 0.0 if abs(exponent) < 0.005 else exponent
     return f"{exponent:.2f} +- {error:.2f}" if error >= 0.0005 else f"{exponent:.2f}"
 
 
 def draw(result: dict[str, Any], figure: Any) -> None:
-    """The tables of exponents as fields of numbers; a frame where the formula says another."""
+    """The tables of exponents as fields of numbers; a frame where the formula says another, in ()."""
     from matplotlib.patches import Rectangle
 
     names, axes = list(result["found"]), result["axes"]
@@ -167,17 +170,17 @@ def draw(result: dict[str, Any], figure: Any) -> None:
     panels = figure.subplots(1, 3, sharey=True)
     for panel, kind, title in zip(panels, KINDS, ("operations", "memory", "processor time"), strict=True):
         rows = [result["found"][name]["exponents"] for name in names]
-        values = np.array([[row[axis][kind][0] for axis in axes] for row in rows])
+        values = np.array([[row[axis].get(kind, (np.nan, 0))[0] for axis in axes] for row in rows])
         of = "bytes" if kind == "bytes" else "operations"
         formula = np.array([[row[axis][f"{of} of the formula"] for axis in axes] for row in rows])
         panel.imshow(values, cmap="Blues", vmin=0, vmax=3, aspect="auto")
         for (i, j), exponent in np.ndenumerate(values):
-            dark = "white" if exponent > 1.6 else "black"
-            panel.text(j, i, shown(exponent, 0), ha="center", va="center", color=dark, fontsize=8)
+            label, colour = shown(exponent, 0), "white" if exponent > 1.6 else "black"
             if kind != "ms" and abs(exponent - formula[i, j]) > 0.15:
-                frame = Rectangle((j - 0.46, i - 0.42), 0.92, 0.84, fill=False, edgecolor="#D55E00", lw=1.5)
+                frame = Rectangle((j - 0.46, i - 0.42), 0.92, 0.84, fill=False, edgecolor="#D55E00", lw=1.8)
                 panel.add_patch(frame)
-                panel.text(j + 0.44, i + 0.4, f"{formula[i, j]:.1f}", ha="right", fontsize=6, color="#D55E00")
+                label += f" ({formula[i, j]:.1f})"
+            panel.text(j, i, label, ha="center", va="center", color=colour, fontsize=7.5)
         panel.set_xticks(range(len(axes)), [{"S": "|s|", "P": "|theta|"}.get(axis, axis) for axis in axes])
         panel.set_yticks(range(len(names)), names)
         panel.set_title(f"exponent of the {title}")

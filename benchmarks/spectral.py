@@ -1,11 +1,12 @@
 """What the `spectral` optimizer's rate should be, and whether it transfers over width and horizon.
 
     python benchmarks/spectral.py [TASK ...] [--rates 0.01 0.03 0.1] [--steps 200 1000] [--seeds 2]
-                                  [--optimizer pretrained:general ...] [--adamw 0.001 0.003] [--json FILE]
+                                  [--optimizer pretrained:general ...] [--adamw 0.001 0.003] [--muon 0.01]
+                                  [--json FILE]
 
 For every task and horizon: the training loss over the last twentieth of the steps (at least 20) and the
-validation loss after them, of AdamW with warm-up and cosine and of the spectral optimizer, each at
-several rates. The tasks are proxies of 1 thousand to 0.3 million parameters, on which the rate was chosen;
+validation loss after them, of AdamW (and Muon) with warm-up and cosine and of the spectral optimizer, each
+at several rates. The tasks are proxies of 1 thousand to 0.3 million parameters, on which the rate was chosen;
 none is in an evaluation ring. Tasks of rings A, B and L can be named as well, to measure, never to choose.
 """
 
@@ -23,6 +24,7 @@ import optax
 import learned_opt
 import tasks
 from learned_opt.architectures.learned_rate import warmup_cosine
+from meta_train.evaluation.rivals import matched_muon
 from tasks.rings import RING_A, RING_B, RING_L
 
 DOCS = ("pydoc[:200000]",)
@@ -62,6 +64,13 @@ Losses = Callable[[Sequence[float]], np.ndarray]
 def adamw(rate: jax.Array, steps: int) -> optax.GradientTransformation:
     """AdamW with the weight decay, warm-up and cosine that the spectral optimizer has."""
     return optax.adamw(lambda count: rate * warmup_cosine(count, steps), weight_decay=0.01)
+
+
+def muon(rate: jax.Array, steps: int) -> optax.GradientTransformation:
+    """Muon as the evaluation has it, with the same."""
+    return matched_muon(
+        lambda count: rate * warmup_cosine(count, steps), {"weight_decay": 0.01, "adam_rate": 1.0}
+    )
 
 
 def spectral(source: str | None) -> Callable[[jax.Array, int], optax.GradientTransformation]:
@@ -117,6 +126,7 @@ def main() -> None:
     parser.add_argument(
         "--adamw", nargs="*", type=float, default=ADAMW_RATES, help="its rates; none: not run"
     )
+    parser.add_argument("--muon", nargs="*", type=float, default=(), help="its rates; it is not run without")
     parser.add_argument("--json")
     args = parser.parse_args()
     rates = args.rates or ([1.0] if args.optimizer else RATES)
@@ -124,6 +134,7 @@ def main() -> None:
     for name in args.tasks:
         for steps in args.steps or ([500] if name in LARGE else [200, 1000]):
             runs = {"adamw": (adamw, args.adamw)} if args.adamw else {}
+            runs |= {"muon": (muon, args.muon)} if args.muon else {}
             runs |= {label or "spectral": (spectral(label), rates) for label in args.optimizer or [None]}
             for label, (build, values) in runs.items():
                 start = time.perf_counter()

@@ -23,11 +23,11 @@ from reproductions.systems.recurrent import Core, Problem, recurrent
 # name -> problem, network, and windows that each method trains for
 CASES: dict[str, tuple[Problem, Core, int]] = {
     "adding, LSTM": ("adding", "lstm", 4000),
-    "copy, LSTM": ("copy", "lstm", 2000),
-    "text, LSTM": ("text", "lstm", 1000),
-    "adding, vanilla": ("adding", "vanilla", 4000),
     "copy, vanilla": ("copy", "vanilla", 2000),
     "text, vanilla": ("text", "vanilla", 1000),
+    "adding, vanilla": ("adding", "vanilla", 4000),
+    "copy, LSTM": ("copy", "lstm", 2000),
+    "text, LSTM": ("text", "lstm", 1000),
 }
 FAST: dict[str, tuple[Problem, Core, int]] = {"copy, vanilla": ("copy", "vanilla", 80)}
 LENGTH = 20

@@ -14,7 +14,7 @@ CACHE := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.jax_cache JAX_PERSISTENT_CACHE_MIN
 # As many processes as there are cores, up to four; a file stays in one, for its fixtures.
 WORKERS := -n auto --maxprocesses 4 --dist loadfile
 
-REPRODUCTIONS := influence_balancing variance table_1 toy_regression swimmer acrobot l2_tuning evolution implicit lorenz lr_schedule lstm_variance recurrent many_hyperparameters pbt_toy short_horizon_trap noisy_valley lasting_damage schedule_population fire_numbers control_population meta_population
+REPRODUCTIONS := influence_balancing variance table_1 toy_regression swimmer acrobot l2_tuning evolution implicit lorenz lr_schedule lstm_variance recurrent many_hyperparameters pbt_toy short_horizon_trap noisy_valley lasting_damage schedule_population fire_numbers control_population meta_population which_estimator
 
 .PHONY: help docs tutorials quickstart general general_v1 test test-slow test-torch test-newest lint bench reproduce clean
 

@@ -1,5 +1,7 @@
 """Which estimator should meta-train: the pieces of the comparison, and a short meta-training."""
 
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
@@ -37,7 +39,7 @@ def test_a_short_meta_training_by_full_es_lowers_the_meta_loss():
 
 def test_the_advice_is_a_setting_that_was_trained():
     def row(name, window, snr, z):
-        numbers = dict.fromkeys(Row._fields, 1.0)
+        numbers: dict[str, Any] = dict.fromkeys(Row._fields, 1.0)
         own = {"cosine": 0.99, "cosine_error": 0.01, "snr_per_second": snr, "z": z}
         return Row(**numbers | own | {"estimator": name, "truncation_length": window, "sigma": None})
 

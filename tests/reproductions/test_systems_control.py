@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from reproductions import control
+from meta_train.core.system import UnrolledSystem
+from reproductions import control, fragility
 from reproductions.ars import ars, centred_ranks, rank_es
 from reproductions.systems import acrobot, environments
 from reproductions.systems import policy_gradient as pg
+from reproductions.systems.outer_problem import OuterProblem
 
 G = 9.8
 
@@ -201,3 +203,30 @@ def test_control_on_the_acrobot_learns_to_swing_up():
     assert curve["steps"] == [0, 12_000, 24_000] and found.shape == (2, 3)
     np.testing.assert_allclose(found[:, 0], -60, atol=0.5)  # a policy that does nothing hangs
     assert found[:, -1].min() > -52
+
+
+def test_returns_around_a_policy_come_in_pairs_of_every_size_of_noise():
+    """Returns of -|theta|^2 around theta = (1, 0)."""
+
+    def step(theta, state, key, data):
+        return state, jnp.square(theta).sum()
+
+    system = UnrolledSystem(lambda theta, key: (jnp.zeros([]), jnp.int32(2)), step, 2, 2, 100.0)
+    problem = OuterProblem(system, lambda key: jnp.zeros(2))
+    found = fragility.around(problem, np.array([1.0, 0.0]), np.array([[1.0, 0.0], [0.0, 1.0]]))
+    assert found["return"] == -2.0  # two steps
+    for sigma, (plus, minus) in zip(fragility.SIGMAS, found["pairs"], strict=True):
+        np.testing.assert_allclose(plus, [-2 * (1 + sigma) ** 2, -2 * (1 + sigma**2)], rtol=1e-5)
+        np.testing.assert_allclose(minus, [-2 * (1 - sigma) ** 2, -2 * (1 + sigma**2)], rtol=1e-5)
+
+
+def test_the_gradient_and_the_curvature_along_it_are_found_from_pairs():
+    """R = g . x + c (u . x)^2 / 2 at x = sigma draws, u along g: without noise, so exact."""
+    draws, gradient = np.random.default_rng(0).normal(size=(64, 16)), np.zeros(16)
+    gradient[[0, 2]] = 3.0, 4.0
+
+    def returns(x):
+        return x @ gradient - 7 * np.square(x @ gradient / 5) / 2
+
+    pairs = np.stack([returns(0.1 * draws), returns(-0.1 * draws)])
+    np.testing.assert_allclose(fragility.fit(pairs, draws, 0.0, 0.1), [5, 9 / 25, -7], rtol=1e-6)

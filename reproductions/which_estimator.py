@@ -49,7 +49,7 @@ CASES = {
     "per-parameter MLP": Case(
         {"name": "per_param_mlp", "hidden": 8, "step_mult": 0.01},
         0.01,
-        (0.0003, 0.001, 0.003, 0.01),
+        (0.003, 0.01, 0.03, 0.1),
         (),
     ),
     "spectral": Case({"name": "spectral"}, 0.1, (0.003, 0.01, 0.03, 0.1), ("PES", "NRES", "TBPTT")),

@@ -129,6 +129,8 @@ def main() -> None:
     parser.add_argument("--muon", nargs="*", type=float, default=(), help="its rates; it is not run without")
     parser.add_argument("--json")
     args = parser.parse_args()
+    if unknown := [name for name in args.tasks if name not in MEASURED]:
+        parser.error(f"there is no task {unknown[0]!r}, only {', '.join(MEASURED)}")
     rates = args.rates or ([1.0] if args.optimizer else RATES)
     found = []
     for name in args.tasks:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from learned_opt.artefact.reading import FileError, read_json
 from meta_train.core.outer import make_outer_step
 from meta_train.core.system import UnrolledSystem
 from meta_train.estimators import GradientEstimator
@@ -111,12 +112,14 @@ def main(
     parser.add_argument("--fast", action="store_true", help="a few seconds, to see that it runs")
     parser.add_argument("--seeds", type=int, nargs="+", default=seeds, help="default: %(default)s")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers")
-    parser.add_argument("--read", type=Path, metavar="FILE", help="the numbers of --json, instead of a run")
+    parser.add_argument(
+        "--read", type=_numbers, metavar="FILE", help="the numbers of --json, instead of a run"
+    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="draw the picture")
     options = parser.parse_args(argv)
     began = time.perf_counter()
     if options.read:
-        result = json.loads(options.read.read_text(encoding="utf-8"))
+        result = options.read
     else:
         result = run(options.fast, options.seeds)
         result |= {"seeds": options.seeds, "fast": options.fast}
@@ -130,6 +133,17 @@ def main(
     if options.out:
         save_picture(draw, result, options.out)
     return result
+
+
+def _numbers(path: str) -> dict[str, Any]:
+    """What --json wrote."""
+    try:
+        found = read_json(path)
+    except FileError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    if not isinstance(found, dict) or "summary" not in found or "seconds" not in found:
+        raise argparse.ArgumentTypeError(f"{path} is not what --json writes")
+    return found
 
 
 def save_picture(draw: Callable[[dict[str, Any], Any], None], result: dict[str, Any], path: Path) -> None:

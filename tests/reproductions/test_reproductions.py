@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from reproductions.common import main
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -184,3 +186,21 @@ def test_every_page_shows_its_picture_and_its_command(page):
         f"python -m reproductions.{page.stem}" in text
         and (ROOT / "reproductions" / f"{page.stem}.py").is_file()
     )
+
+
+def test_numbers_are_drawn_again_and_what_are_none_are_refused(tmp_path, capsys):
+    def draw(result, figure):
+        figure.subplots().plot(result["curve"])
+
+    def run(fast, seeds):
+        return {"summary": {"end": 2.0}, "curve": [1.0, 2.0]}
+
+    numbers, picture = tmp_path / "numbers.json", tmp_path / "a.png"
+    main("doc", run, draw, seeds=[0], argv=["--json", str(numbers)])
+    found = main("doc", lambda *_: {}, draw, seeds=[0], argv=["--read", str(numbers), "--out", str(picture)])
+    assert found["curve"] == [1.0, 2.0] and found["seeds"] == [0] and picture.stat().st_size > 1000
+    (tmp_path / "list.json").write_text("[1]")
+    for name, reason in (("nothing.json", "No such file"), ("list.json", "is not what --json writes")):
+        with pytest.raises(SystemExit):
+            main("doc", run, draw, seeds=[0], argv=["--read", str(tmp_path / name)])
+        assert reason in capsys.readouterr().err

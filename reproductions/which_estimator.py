@@ -34,6 +34,7 @@ TASK |= {"teacher_hidden": 8, "batch_size": 16}
 HELD_OUT = {"name": "image_mlp", "hidden": [16], "batch_size": 32}  # digits: 1,210 parameters instead of 108
 HORIZONS = (12, 25, 50, 100, 200, 400)  # of Adam, which the speed-up is counted in
 TUNING_SEED = 1000
+RATES = (0.003, 0.01, 0.03, 0.1)  # of outer Adam
 
 
 class Case(NamedTuple):
@@ -41,7 +42,6 @@ class Case(NamedTuple):
 
     spec: dict[str, Any]  # as a config names it
     sigma: float  # of the estimators that have one
-    rates: tuple[float, ...]  # of outer Adam
     varied: tuple[str, ...]  # the labels whose K is varied
 
 
@@ -49,10 +49,9 @@ CASES = {
     "per-parameter MLP": Case(
         {"name": "per_param_mlp", "hidden": 8, "step_mult": 0.01},
         0.01,
-        (0.003, 0.01, 0.03, 0.1),
         (),
     ),
-    "spectral": Case({"name": "spectral"}, 0.1, (0.003, 0.01, 0.03, 0.1), ("PES", "NRES", "TBPTT")),
+    "spectral": Case({"name": "spectral"}, 0.1, ("PES", "NRES", "TBPTT")),
 }
 # label: name, N, other options, the Ks (None: T). Inner steps: pairs 2 N K, TBPTT N K, PES+Analytic 3 N K.
 METHODS: dict[str, tuple[str, int, dict[str, Any], tuple[int | None, ...]]] = {
@@ -132,7 +131,7 @@ def meta_train(case: Case, size: Size, seeds: list[int]) -> dict[str, dict[str, 
     "thetas" has leaves [seeds, RECORDS + 1, ...]; "label" and "K" say which setting it is.
     """
     problem, found, programs = problem_of(case), {}, {}
-    runs = max(len(case.rates), len(seeds))  # both calls of a program have as many rows
+    runs = max(len(RATES), len(seeds))  # both calls of a program have as many rows
 
     def call(title, seeds, rates):
         padded = [np.resize(x, runs) for x in (np.int32(seeds), np.float32(rates))]
@@ -148,11 +147,11 @@ def meta_train(case: Case, size: Size, seeds: list[int]) -> dict[str, dict[str, 
             title = label if window == METHODS[label][3][0] else f"{label}, K = {window}"
             programs[title], outer_steps = training(case, label, window, size.budget, runs)
             found[title] = {"label": label, "K": window or T, "outer_steps": outer_steps}
-            tried.append(call(title, [TUNING_SEED] * len(case.rates), case.rates)[0])
+            tried.append(call(title, [TUNING_SEED] * len(RATES), RATES)[0])
     late = jax.tree.map(lambda *xs: np.concatenate([x[:, -3:].reshape(-1, *x.shape[2:]) for x in xs]), *tried)
     losses = learning.objective(problem, late, jax.random.key(1), episodes=size.episodes)
-    for (title, one), loss in zip(found.items(), losses.reshape(len(found), len(case.rates), 3), strict=True):
-        rate = case.rates[int(loss.mean(1).argmin())]
+    for (title, one), loss in zip(found.items(), losses.reshape(len(found), len(RATES), 3), strict=True):
+        rate = RATES[int(loss.mean(1).argmin())]
         thetas, seconds = call(title, seeds, [rate] * len(seeds))
         one |= {"rate": rate, "tried": loss.mean(1).tolist(), "seconds": seconds, "thetas": thetas}
     return found

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import torch  # pyright: ignore[reportMissingImports] - optional
 
 from learned_opt.torch.layout import Axes, inverse, tree_of
 from learned_opt.torch.rule import Rule
-from learned_opt.torch.views import argument, checked_tensor, jax_device, restored, result, stored
+from learned_opt.torch.views import add_in_place, argument, checked_tensor, jax_device, restored, stored
 
 
 class Cohort(NamedTuple):
@@ -21,8 +22,10 @@ class Cohort(NamedTuple):
       index: of each, its position in the optimizer.
       device: where they are.
       num_steps: of the training that lay before them at that step.
-      update: jitted, `(decays, state, params, grads, rates, value) -> (steps, state)`.
+      update: jitted, `(decays, buffers, state, params, grads, rates, value) -> (steps, state)`.
       state: of the transformation.
+      buffers: the memory of the steps to come, those of the last step; None on a GPU. On a CPU fresh memory
+        would cost as much time as a simple rule, because every page of it is mapped when it is first written.
     """
 
     params: list[torch.Tensor]
@@ -31,6 +34,7 @@ class Cohort(NamedTuple):
     num_steps: int | None
     update: Any
     state: Any
+    buffers: list[jax.Array] | None
 
 
 class Member(NamedTuple):
@@ -66,31 +70,30 @@ def begin(rule: Rule, members: Sequence[Member], num_steps: int | None, leaves: 
     with jax.default_device(jax_device(device)):
         state = make_state([argument(p) for p in params])
         state = state if leaves is None else _restored(leaves, state)
-    update = _update(rule, num_steps, tree, orders)
-    return Cohort(params, [member.index for member in members], device, num_steps, update, state)
+        buffers = [jnp.zeros_like(argument(p)) for p in params] if device.type == "cpu" else None
+    update, index = _update(rule, num_steps, tree, orders), [member.index for member in members]
+    return Cohort(params, index, device, num_steps, update, state, buffers)
 
 
 def take_step(cohort: Cohort, rates: Sequence[float], decays: tuple[float | None, ...], value: Any) -> Cohort:
     """Moves those of the parameters that have a gradient; the others count as having gradient zero.
 
     Args:
-      cohort: of M parameters; its state is used up.
+      cohort: of M parameters; its state and its buffers are used up.
       rates: M relative learning rates.
       decays: M weight decays, None for the rule's own; a new combination compiles the update again.
       value: the loss, a number or an array, or None.
     """
-    params = cohort.params
+    params, on_cpu = cohort.params, cohort.device.type == "cpu"
     grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
     views = [argument(p) for p in params], [argument(g) for g in grads]
     with jax.default_device(jax_device(cohort.device)):
-        steps, state = cohort.update(decays, cohort.state, *views, np.asarray(rates, np.float32), value)
-    if cohort.device.type == "cpu":
+        factors = np.asarray(rates, np.float32)
+        steps, state = cohort.update(decays, cohort.buffers, cohort.state, *views, factors, value)
+    if on_cpu:
         jax.block_until_ready((steps, state))  # it reads the memory that is written next
-    with torch.no_grad():
-        for p, step in zip(params, steps, strict=True):
-            if p.grad is not None:
-                p.add_(result(step))
-    return cohort._replace(state=state)
+    add_in_place([(p, step) for p, step in zip(params, steps, strict=True) if p.grad is not None])
+    return cohort._replace(state=state, buffers=steps if on_cpu else None)
 
 
 def saved(cohort: Cohort) -> dict[str, Any]:
@@ -110,8 +113,9 @@ def _initial(rule, num_steps, tree, orders):
 
 
 def _update(rule, num_steps, tree, orders):
-    @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
-    def update(decays, state, params, grads, rates, value):
+    @functools.partial(jax.jit, static_argnums=0, donate_argnums=(1, 2), keep_unused=True)
+    def update(decays, buffers, state, params, grads, rates, value):
+        del buffers  # donated: the steps are written there
         seen, extra = _seen(tree, orders, params), {} if value is None else {"value": value}
         # With every weight decay that occurs: the compiler computes once what does not depend on it.
         every = {

@@ -1,5 +1,6 @@
 """One memory, two libraries: PyTorch tensors as JAX arguments, and JAX arrays as PyTorch tensors."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -51,8 +52,9 @@ def argument(x: torch.Tensor) -> Any:
     64 bytes. On a CPU the view is NumPy's, which JAX takes over several times as fast as a DLPack capsule; on
     a GPU it is DLPack's, and JAX's stream waits for what PyTorch's current stream still has to write.
     """
-    x = x.detach()
-    x = (x.to(torch.float32) if x.dtype is torch.float64 else x).contiguous()
+    x = x.detach() if x.requires_grad else x
+    if x.dtype is torch.float64 or not x.is_contiguous():
+        x = x.to(torch.float32 if x.dtype is torch.float64 else x.dtype).contiguous()
     if x.device.type != "cpu":
         return jax.dlpack.from_dlpack(x)
     if x.dtype is torch.bfloat16:  # NumPy has no such type of its own
@@ -63,6 +65,21 @@ def argument(x: torch.Tensor) -> Any:
 def result(x: jax.Array) -> torch.Tensor:
     """The memory of a JAX array as a tensor; on a GPU, PyTorch's current stream waits for it."""
     return torch.from_dlpack(x)
+
+
+def add_in_place(pairs: Iterable[tuple[torch.Tensor, jax.Array]]) -> None:
+    """Adds to each tensor the array of its shape.
+
+    On a CPU NumPy adds: after an addition of PyTorch its threads wait in a loop, and take the cores from JAX.
+    """
+    for p, step in pairs:
+        if p.device.type == "cpu" and p.dtype is not torch.bfloat16:
+            host = p.detach().numpy()
+            np.add(host, np.frombuffer(step, step.dtype).reshape(host.shape), out=host)
+            torch.autograd.graph.increment_version(p)  # as PyTorch's own additions do
+        else:
+            with torch.no_grad():
+                p.add_(result(step))
 
 
 def stored(x: jax.Array) -> torch.Tensor:

@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
@@ -29,6 +30,7 @@ FORMAT_SHARDS = 2  # every process wrote its shards
 UNFINISHED = ".unfinished"
 MOST_MANIFEST = 2**26  # bytes
 SPARE_BYTES = 2**20  # for the manifest and Orbax's own files
+LATE_SECONDS = 0.5  # in which the threads of a failed write are expected to end
 
 
 class Damaged(Exception):
@@ -52,8 +54,16 @@ def write(path: Path, leaves: list[Leaf], arrays: list[np.ndarray], meta: dict) 
             checkpointer.save(draft / "state", args=orbax().args.StandardSave(pack(arrays)))
         sign(path, FORMAT, leaves, digests(files_in(draft), draft), meta)
     except BaseException:
-        atomic.remove(draft)
+        _discard(draft)
         raise
+
+
+def _discard(draft: Path) -> None:
+    """Removes a draft, and what TensorStore's threads still write there after Orbax has given up."""
+    quiet = time.monotonic() + LATE_SECONDS
+    while time.monotonic() < quiet:
+        atomic.remove(draft)
+        time.sleep(LATE_SECONDS / 20)
 
 
 def sign(path: Path, format_: int, leaves: list[Leaf], found: dict[str, str], meta: dict) -> None:

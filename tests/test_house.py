@@ -76,7 +76,7 @@ def test_functions_are_compiled_in_the_listed_places_only():
 
 
 def test_particles_are_split_over_devices_in_two_places_and_never_by_pmap():
-    assert users("shard_map") == {"meta_train/core/combine.py", "meta_train/population/engine.py"}
+    assert users("shard_map") == {"meta_train/core/devices.py", "meta_train/population/engine.py"}
     assert not users("pmap")
 
 
@@ -311,7 +311,7 @@ def test_the_checks_see_what_they_look_for():
     assert list(prose("a\n```\nb\n```\nc")) == [(1, "a"), (5, "c")]
     (function,) = ast.parse('def f():\n    """Doc.\n\n    More.\n    """\n    return 1\n').body
     assert lines_of(function) == 2
-    assert "meta_train/core/combine.py" in users("shard_map")
+    assert "meta_train/core/devices.py" in users("shard_map")
     code = "from jax._src import core\nimport jax.core\nx = optax.global_norm(jax.__version__), closed.jaxpr"
     legacy = "jax.extend.core.ClosedJaxpr.jaxpr"
     found = sorted(private_names(ast.parse(code)))

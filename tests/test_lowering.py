@@ -12,7 +12,8 @@ import optax
 import pytest
 
 from learned_opt import LEARNED_OPTIMIZERS
-from meta_train.core.combine import average, particle_mesh, shard
+from meta_train.core.combine import average
+from meta_train.core.devices import particle_mesh, shard
 from meta_train.core.outer import make_outer_step
 from meta_train.estimators import ESTIMATORS
 from meta_train.inner import inner_training

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import jax
 
-from meta_train.core.combine import widest
+from meta_train.core.devices import widest
 from meta_train.core.estimator import GradientEstimator
 
 LEAST = 16  # particles: fewer at a time cost more per particle than the cache gives back
@@ -20,7 +20,7 @@ def chunk_of(
     num_devices: int,
     platform: str,
 ) -> int | None:
-    """The chunk for `combine.shard`; None for all particles of a device at once.
+    """The chunk for `devices.shard`; None for all particles of a device at once.
 
     With "auto" a CPU takes the largest number that divides its particles and whose states are at most CACHE
     bytes, or LEAST particles where not even so many fit; an accelerator takes all of them.

@@ -1,150 +1,13 @@
-"""Estimator -> estimator: over devices, and over task families."""
+"""Estimator -> estimator: the average over task families."""
 
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from meta_train.core import perturb
 from meta_train.core.estimator import Estimate, GradientEstimator
-
-AXIS = "particles"
-
-
-def particle_mesh(num_devices: int) -> Mesh:
-    """A mesh of `num_devices` devices with the one axis that `shard` splits particles over.
-
-    With several processes each gives equally many of its devices.
-
-    Raises:
-      ValueError: more devices than there are, or not equally many of every process.
-    """
-    processes, here = jax.process_count(), jax.devices()
-    if not 1 <= num_devices <= len(here):
-        raise ValueError(
-            f"mesh.particles must be between 1 and {len(here)}, the devices there are, got {num_devices}"
-        )
-    if num_devices % processes:
-        raise ValueError(
-            f"mesh.particles must be a multiple of the number of processes ({processes}), got {num_devices}"
-        )
-    each = num_devices // processes
-    devices = [d for i in range(processes) for d in [d for d in here if d.process_index == i][:each]]
-    return jax.make_mesh((num_devices,), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
-
-
-def widest(rows: int, most: int, multiple: int = 1) -> int:
-    """The largest divisor of `rows`, at most `most`, that `multiple` divides; `multiple` if there is none."""
-    fitting = (n for n in range(most, 0, -1) if rows % n == 0 and n % multiple == 0)
-    return next(fitting, multiple)
-
-
-def shard(
-    estimator: GradientEstimator, mesh: Mesh, *, chunk: int | None = None, deterministic: bool = False
-) -> GradientEstimator:
-    """Splits an estimator's particles over the devices of a mesh: same estimates, up to rounding.
-
-    theta and data are replicated, every particle leaf lives on its own device, and the only
-    communication of an outer step is the mean of the gradient and of the loss: |theta| + 1 floats.
-
-    Args:
-      estimator: what is split.
-      mesh: of `particle_mesh`.
-      chunk: particles that a device works on at a time, one chunk after the other; None for all of
-        its own at once. The temporaries of a window are those of one chunk.
-      deterministic: the same gradient, bit by bit, on any number of devices: chunks are what is computed
-        alike everywhere, so one is needed, and their gradients are gathered and summed in their
-        order: as many times |theta| on every device and in its communication.
-
-    Raises:
-      ValueError: a number of particles that the number of devices, or that times the chunk, does not
-        divide; no chunk where it is to be deterministic.
-    """
-    local = on_axis(estimator, mesh.size, chunk=chunk, deterministic=deterministic)
-    everywhere: Any = PartitionSpec()
-    split: Any = PartitionSpec(AXIS)
-    estimate = jax.shard_map(
-        local.estimate,
-        mesh=mesh,
-        in_specs=(everywhere, split, everywhere, everywhere),
-        out_specs=(Estimate(everywhere, everywhere, split, everywhere), split),
-        check_vma=False,
-    )
-
-    def init(theta, key):
-        return jax.lax.with_sharding_constraint(estimator.init(theta, key), NamedSharding(mesh, split))
-
-    return estimator._replace(init=init, estimate=estimate)
-
-
-def on_axis(
-    estimator: GradientEstimator, num_devices: int, *, chunk: int | None = None, deterministic: bool = False
-) -> GradientEstimator:
-    """An estimator for code that runs inside a `shard_map` over the axis "particles" already.
-
-    `estimate` takes and gives the state of a device's own particles; its gradient and its loss are those of
-    all particles, its `particles` numbers those of its own. `init` is still that of all of them.
-
-    Args:
-      estimator: of all particles.
-      num_devices: size of the axis.
-      chunk: as in `shard`.
-      deterministic: as there.
-
-    Raises:
-      ValueError: as there.
-    """
-    if estimator.num_particles % num_devices:
-        raise ValueError(
-            f"num_particles must be a multiple of the number of devices ({num_devices}), "
-            f"got {estimator.num_particles}"
-        )
-    _check_chunk(chunk, estimator.num_particles // num_devices, deterministic)
-
-    def estimate(theta, state, key, data):
-        if chunk is None:
-            estimate, state = estimator.estimate(theta, state, key, data)
-            grad, loss = jax.lax.pmean((estimate.grad, estimate.loss), AXIS)
-        else:
-            estimate, state = _in_chunks(estimator, chunk, theta, state, key, data)
-            parts = (estimate.grad, estimate.loss)
-            if deterministic:
-                grad, loss = _ordered_mean(jax.lax.all_gather(parts, AXIS, tiled=True))
-            else:
-                grad, loss = jax.lax.pmean(_ordered_mean(parts), AXIS)
-        return estimate._replace(grad=grad, loss=loss), state
-
-    return estimator._replace(estimate=estimate)
-
-
-def _check_chunk(chunk, particles, deterministic):
-    """Refuses options of `shard` by name (ValueError); `particles` are those of one device."""
-    if deterministic and chunk is None:
-        raise ValueError(
-            "particle_chunk must be given where mesh.deterministic is true: it is what is computed alike on "
-            "any number of devices, got none"
-        )
-    if chunk is not None and (chunk < 1 or particles % chunk):
-        raise ValueError(f"particle_chunk must divide the particles of one device ({particles}), got {chunk}")
-
-
-def _in_chunks(estimator, chunk, theta, state, key, data):
-    """Estimates of `chunk` particles at a time: grad and loss [chunks, ...], everything else joined."""
-    split = jax.tree.map(lambda x: x.reshape(-1, chunk, *x.shape[1:]), state)
-    estimates, states = jax.lax.map(lambda part: estimator.estimate(theta, part, key, data), split)
-    joined = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (estimates.particles, states))
-    return estimates._replace(particles=joined[0]), joined[1]
-
-
-def _ordered_mean(parts):
-    """Mean over the leading axis, summed in its order."""
-
-    def mean(x):
-        total, _ = jax.lax.scan(lambda total, part: (total + part, None), jnp.zeros_like(x[0]), x)
-        return total / len(x)
-
-    return jax.tree.map(mean, parts)
 
 
 class AverageState(NamedTuple):
@@ -161,12 +24,34 @@ class AverageState(NamedTuple):
     counts: jax.Array
 
 
+class Means(NamedTuple):
+    """What the average needs of one family: means over all of its particles.
+
+    Attributes:
+      grad: like theta.
+      loss: f32[].
+      grad_sq: f32[], of the squared norms of the particles' gradients.
+    """
+
+    grad: Any
+    loss: jax.Array
+    grad_sq: jax.Array
+
+
+def means(estimates: dict[Any, Estimate]) -> dict[Any, Means]:
+    """Those of estimates that are of all particles."""
+    return {
+        label: Means(one.grad, one.loss, one.particles["grad_sq"].mean()) for label, one in estimates.items()
+    }
+
+
 def average(
     estimators: dict[str, GradientEstimator],
     *,
     weights: dict[str, Any] | None = None,
     scaling: Literal["none", "ema", "loss"] = "none",
     decay: float = 0.99,
+    together: Callable[[dict[str, Estimate]], dict[str, Means]] = means,
 ) -> GradientEstimator:
     """The weighted mean of several families' gradients: one estimator of their common theta.
 
@@ -179,6 +64,8 @@ def average(
         root of the running mean of its particles' squared gradient norms, so that families weigh alike;
         "loss": the running mean of its |loss|, so that relative improvements weigh alike.
       decay: of that running mean, in [0, 1).
+      together: gives the means of all families, where the estimates are of a part of the particles (see
+        `devices.means_over_devices`).
 
     Returns:
       A `GradientEstimator`; metrics and particle numbers are labelled `label/name`. Its state is that
@@ -205,16 +92,17 @@ def average(
             one, states[label] = estimators[label].estimate(theta, state.states[label], k, data[label])
             estimates[label] = one
 
+        found = together(estimates)
         shares = jnp.asarray([weights[label] / total for label in labels])
         counts = state.counts + 1
         grad, loss, running = weigh(
-            list(estimates.values()), shares, state.running, counts, scaling=scaling, decay=decay
+            list(found.values()), shares, state.running, counts, scaling=scaling, decay=decay
         )
         metrics, particles = {}, {}
-        for label, one in estimates.items():
+        for label, one in found.items():
             metrics[f"{label}/loss"] = one.loss
             metrics[f"{label}/grad_norm"] = jnp.sqrt(perturb.sq_norm(one.grad))
-            particles |= {f"{label}/{name}": value for name, value in one.particles.items()}
+            particles |= {f"{label}/{name}": value for name, value in estimates[label].particles.items()}
         return Estimate(grad, loss, particles, metrics), AverageState(states, running, counts)
 
     each = estimators.values()
@@ -224,7 +112,7 @@ def average(
 
 
 def weigh(
-    estimates: list[Estimate],
+    families: list[Means],
     shares: jax.Array,
     running: jax.Array | None,
     counts: jax.Array,
@@ -235,26 +123,26 @@ def weigh(
     """The weighted, scaled mean of families' gradients, that of their losses, and the running sizes.
 
     Args:
-      estimates: one of each family.
+      families: the means of each.
       shares: f32[families], weights that add up to 1.
-      running: f32[families], as in `AverageState`, before these estimates; None for scaling "none".
-      counts: i32[families], estimates of each with these.
+      running: f32[families], as in `AverageState`, before these; None for scaling "none".
+      counts: i32[families], estimates of each, these included.
       scaling: as in `average`.
       decay: of the running means.
     """
     factors = shares
     if running is not None:
         if scaling == "loss":
-            sizes = jnp.stack([jnp.abs(one.loss) for one in estimates])
+            sizes = jnp.stack([jnp.abs(one.loss) for one in families])
         else:
-            sizes = jnp.stack([one.particles["grad_sq"].mean() for one in estimates])
+            sizes = jnp.stack([one.grad_sq for one in families])
         running = decay * running + (1 - decay) * sizes
         sizes = jnp.maximum(running / (1 - decay**counts), 1e-30)
         factors = shares / (jnp.sqrt(sizes) if scaling == "ema" else sizes)
-    grad = perturb.zeros_like(estimates[0].grad)
-    for i, one in enumerate(estimates):
+    grad = perturb.zeros_like(families[0].grad)
+    for i, one in enumerate(families):
         grad = perturb.add_scaled(grad, factors[i], one.grad)
-    return grad, jnp.asarray(sum(shares[i] * one.loss for i, one in enumerate(estimates))), running
+    return grad, jnp.asarray(sum(shares[i] * one.loss for i, one in enumerate(families))), running
 
 
 def _check_average(labels, weights, scaling, decay):

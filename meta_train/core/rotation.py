@@ -17,7 +17,7 @@ import numpy as np
 import optax
 
 from meta_train.core import perturb
-from meta_train.core.combine import AverageState, weigh
+from meta_train.core.combine import AverageState, means, weigh
 from meta_train.core.estimator import Estimate, GradientEstimator, summarise
 from meta_train.core.outer import OuterState, OuterStep, only, update_theta
 
@@ -137,7 +137,8 @@ def _finisher(optimizer, scaling, ema, trained) -> Callable[..., Any]:
         counts = families.counts.at[places].add(1)
         before = None if families.running is None else families.running[places]
         shares = jnp.full(len(estimates), 1 / len(estimates))
-        grad, loss, running = weigh(estimates, shares, before, counts[places], scaling=scaling, decay=DECAY)
+        found = list(means(dict(enumerate(estimates))).values())
+        grad, loss, running = weigh(found, shares, before, counts[places], scaling=scaling, decay=DECAY)
         grad = only(trained, grad)
         theta, theta_ema, opt_state, norm = update_theta(state, grad, optimizer, ema=ema, trained=trained)
         if families.running is not None:

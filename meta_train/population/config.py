@@ -22,7 +22,7 @@ from meta_train.config.schema import (
     WandB,
 )
 from meta_train.config.validation import from_value_error
-from meta_train.core.combine import widest
+from meta_train.core.devices import widest
 from meta_train.errors import ConfigError, Problem
 from meta_train.population.base import Controller, Rhythm, Setting, Trainer
 from meta_train.population.check_trainer import problems_of

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from meta_train.core import combine
+from meta_train.core import devices
 from meta_train.parallel import hosts
 from meta_train.population.base import Trainer
 
-MEMBERS, PARTICLES = "members", combine.AXIS
+MEMBERS, PARTICLES = "members", devices.AXIS
 
 
 def member_mesh(num_devices: int, num_members: int, particles: int = 1) -> Mesh:

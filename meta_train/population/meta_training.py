@@ -16,7 +16,7 @@ from meta_train.config.checks import default_registries
 from meta_train.config.outer_optimizer import optimizers
 from meta_train.config.registry import build, option_parameters
 from meta_train.config.schema import RunConfig
-from meta_train.core import combine
+from meta_train.core import combine, devices
 from meta_train.core.outer import OuterState, only, update_theta
 from meta_train.core.system import Rollout
 from meta_train.errors import ConfigError, join
@@ -92,20 +92,18 @@ def meta_training(
         return {"test_log_loss": tested(member.weights["ema"], data["test"])} if families["test"] else {}
 
     def split(num_devices: int) -> Trainer:
-        apart = {
-            label: _split_one(settings, label, one, num_devices, lopt) for label, one in estimators.items()
-        }
+        apart, together = _split(settings, estimators, num_devices, lopt)
         alike = 1 if settings.mesh.deterministic else num_devices  # every device scores all seeds
         fitness = score(families["selection"], stream=0, num_devices=alike)
         return whole._replace(
-            step=_step(settings, apart, make, searched, lopt, num_devices),
+            step=_step(settings, apart, make, searched, lopt, together),
             score=lambda member, data: -fitness(member.weights["ema"], data["selection"]),
         )
 
     fitness, tested = score(families["selection"], stream=0), score(families["test"], stream=1)
     whole = Trainer(
         init,
-        _step(settings, estimators, make, searched, lopt, 1),
+        _step(settings, estimators, make, searched, lopt),
         lambda member, data: -fitness(member.weights["ema"], data["selection"]),
         {"train": data} | {use: [f.data for f in some] for use, some in families.items()},
         hypers=(*numbers_of(settings.outer_optimizer.name), SIGMA, *_weight_names(settings)),
@@ -120,8 +118,8 @@ def meta_training(
     return whole
 
 
-def _step(settings, estimators, make, searched, lopt, num_devices) -> Callable[..., Member]:
-    """One outer step of a member, whose particles are split over `num_devices` devices."""
+def _step(settings, estimators, make, searched, lopt, together=combine.means) -> Callable[..., Member]:
+    """One outer step of a member, the means of whose families `together` gives."""
 
     def update(before, grad, hypers):
         ema = settings.outer_optimizer.ema
@@ -136,7 +134,7 @@ def _step(settings, estimators, make, searched, lopt, num_devices) -> Callable[.
         theta, inner = member.weights["theta"], member.inner
         if SIGMA in searched:
             inner = set_sigma(inner, hypers[SIGMA])
-        estimator = _mixture(settings, estimators, hypers, num_devices)
+        estimator = _mixture(settings, estimators, hypers, together)
         estimate, inner = estimator.estimate(theta, inner, key, data["train"])
         grad = only(lopt.trained, estimate.grad)
         before = OuterState(theta, member.weights["ema"], member.opt_state, None, key, key)
@@ -146,7 +144,7 @@ def _step(settings, estimators, make, searched, lopt, num_devices) -> Callable[.
     return step
 
 
-def _mixture(settings, estimators, hypers=None, num_devices=1) -> GradientEstimator:
+def _mixture(settings, estimators, hypers=None, together=combine.means) -> GradientEstimator:
     """The mean over the families; weights that are searched replace those of the config."""
     hypers = hypers or {}
     # If all are 0 they get equal weights, instead of 0 / 0.
@@ -156,31 +154,27 @@ def _mixture(settings, estimators, hypers=None, num_devices=1) -> GradientEstima
         else task.weight
         for task in settings.tasks
     }
-    if num_devices > 1:
-        estimators = {label: _all_numbers(one) for label, one in estimators.items()}
-    return combine.average(estimators, weights=weights, scaling=settings.loss_scaling)
+    scaling = settings.loss_scaling
+    return combine.average(estimators, weights=weights, scaling=scaling, together=together)
 
 
-def _all_numbers(estimator: GradientEstimator) -> GradientEstimator:
-    """Gathers the numbers of all devices' particles on each device: the families' scaling averages them."""
-
-    def estimate(theta, state, key, data):
-        found, state = estimator.estimate(theta, state, key, data)
-        return found._replace(particles=jax.lax.all_gather(found.particles, combine.AXIS, tiled=True)), state
-
-    return estimator._replace(estimate=estimate)
-
-
-def _split_one(settings, label, estimator, num_devices, lopt) -> GradientEstimator:
-    if estimator.num_particles % num_devices:
-        raise ValueError(
-            f"mesh.particles must divide the {estimator.num_particles} particles of a member (task "
-            f"{label!r}), got {num_devices}"
-        )
-    chunk, deterministic = particle_chunk(settings, estimator, lopt, num_devices), settings.mesh.deterministic
-    if num_devices == 1 and chunk is None:
-        return estimator
-    return combine.on_axis(estimator, num_devices, chunk=chunk, deterministic=deterministic)
+def _split(settings, estimators, num_devices, lopt) -> tuple[dict[str, GradientEstimator], Callable]:
+    """The estimators of a device's own particles, and what gives the means over those of all devices."""
+    for label, one in estimators.items():
+        if one.num_particles % num_devices:
+            raise ValueError(
+                f"mesh.particles must divide the {one.num_particles} particles of a member (task "
+                f"{label!r}), got {num_devices}"
+            )
+    chunks = {label: particle_chunk(settings, one, lopt, num_devices) for label, one in estimators.items()}
+    # All particles of a single device at once are the same everywhere too.
+    deterministic = settings.mesh.deterministic and (num_devices > 1 or None not in chunks.values())
+    apart = {
+        label: devices.own_particles(one, num_devices, chunk=chunks[label], deterministic=deterministic)
+        for label, one in estimators.items()
+    }
+    options = {"num_devices": num_devices, "chunks": chunks, "deterministic": deterministic}
+    return apart, partial(devices.means_over_devices, **options)
 
 
 def _weight_names(settings: RunConfig) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from learned_opt import LearnedOptimizer
-from meta_train.core import combine
+from meta_train.core import devices
 from meta_train.core.system import start, unroll
 from meta_train.inner import inner_training
 from tasks import TaskFamily
@@ -47,9 +47,9 @@ def mean_log_loss(
     def score(theta, data):
         keys = jax.random.split(jax.random.fold_in(jax.random.key(0), stream), num_seeds)
         if split:
-            keys = jax.lax.dynamic_slice_in_dim(keys, jax.lax.axis_index(combine.AXIS) * own, own)
+            keys = jax.lax.dynamic_slice_in_dim(keys, jax.lax.axis_index(devices.AXIS) * own, own)
         means = [mean_over_seeds(one, theta, keys, d) for one, d in zip(systems, data, strict=True)]
         mean = jnp.stack(means).mean()
-        return jax.lax.pmean(mean, combine.AXIS) if split else mean
+        return jax.lax.pmean(mean, devices.AXIS) if split else mean
 
     return score

@@ -22,7 +22,7 @@ from meta_train.config.outer_optimizer import outer_optimizer
 from meta_train.config.places import last, short
 from meta_train.config.registry import Factory, Spec, build, different_options
 from meta_train.config.schema import TrainingTask
-from meta_train.core import combine
+from meta_train.core import devices
 from meta_train.core.chunk import chunk_of
 from meta_train.core.outer import OuterStep, make_outer_step
 from meta_train.core.rotation import Rotation, make_mixture_step
@@ -79,7 +79,7 @@ def assemble(config: RunConfig, *, trace: bool = True) -> Experiment:
       ConfigError: an option that a factory refuses, a task or system whose shapes are not as they must be.
     """
     lopt = learned_optimizer(config)
-    mesh = _refuse("", combine.particle_mesh, devices_of(config))
+    mesh = _refuse("", devices.particle_mesh, devices_of(config))
     families, estimators, weights, streams = {}, {}, {}, {}
     for i, task in enumerate(config.tasks):
         label = task.label
@@ -97,9 +97,8 @@ def assemble(config: RunConfig, *, trace: bool = True) -> Experiment:
         if trace:
             _refuse(f"tasks.{i}", check_system, system, lopt, family.data)
             _refuse("estimator", check_gradient, estimator, lopt, family.data)
-        estimators[label] = _refuse("runtime", split_over, config, estimator, mesh, lopt)
-        weights[label] = task.weight
-    estimator = combine.average(estimators, weights=weights, scaling=config.loss_scaling)
+        estimators[label], weights[label] = estimator, task.weight
+    apart, estimator = _refuse("runtime", split_over, config, estimators, weights, mesh, lopt)
     steps_per_call = call_length(config)
     everywhere = NamedSharding(mesh, PartitionSpec())
     data = {label: family.data for label, family in families.items()}
@@ -111,7 +110,7 @@ def assemble(config: RunConfig, *, trace: bool = True) -> Experiment:
     else:
         rotation = _refuse("rotation", rotation_of, config, weights)
         common["scaling"] = config.loss_scaling
-        outer = make_mixture_step(lopt.init, estimators, optimizer, rotation, data, everywhere, **common)
+        outer = make_mixture_step(lopt.init, apart, optimizer, rotation, data, everywhere, **common)
         steps = estimator.inner_steps * rotation.active // len(weights)
         estimator = estimator._replace(inner_steps=steps)
     return Experiment(config, lopt, families, estimator, outer, data, streams, mesh, steps_per_call)
@@ -123,7 +122,7 @@ def devices_of(config: RunConfig) -> int:
         return config.mesh.particles
     rows, processes = config.estimator.get("num_particles", 1), jax.process_count()
     chunk = config.runtime.particle_chunk
-    return combine.widest(rows // (chunk if isinstance(chunk, int) else 1), len(jax.devices()), processes)
+    return devices.widest(rows // (chunk if isinstance(chunk, int) else 1), len(jax.devices()), processes)
 
 
 def learned_optimizer(config: RunConfig) -> LearnedOptimizer:
@@ -178,11 +177,27 @@ def rotation_of(config: RunConfig, weights: dict[str, float]) -> Rotation:
 
 
 def split_over(
-    config: RunConfig, estimator: GradientEstimator, mesh: Mesh, lopt: LearnedOptimizer
-) -> GradientEstimator:
-    """The estimator on the devices of the mesh, as the config's `mesh` and `runtime` say (ValueError)."""
-    chunk = particle_chunk(config, estimator, lopt, mesh.size)
-    return combine.shard(estimator, mesh, chunk=chunk, deterministic=config.mesh.deterministic)
+    config: RunConfig,
+    estimators: dict[str, GradientEstimator],
+    weights: dict[str, float],
+    mesh: Mesh,
+    lopt: LearnedOptimizer,
+) -> tuple[dict[str, GradientEstimator], GradientEstimator]:
+    """The families' estimators on the devices of the mesh, and that of their mean (ValueError)."""
+    chunks = {label: particle_chunk(config, one, lopt, mesh.size) for label, one in estimators.items()}
+    deterministic = config.mesh.deterministic
+    apart = {
+        label: devices.shard(one, mesh, chunk=chunks[label], deterministic=deterministic)
+        for label, one in estimators.items()
+    }
+    return apart, devices.shard_average(
+        estimators,
+        mesh,
+        chunks=chunks,
+        deterministic=deterministic,
+        weights=weights,
+        scaling=config.loss_scaling,
+    )
 
 
 def particle_chunk(

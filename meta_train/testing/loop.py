@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from meta_train.core.combine import particle_mesh, shard
+from meta_train.core.devices import particle_mesh, shard
 from meta_train.core.outer import make_outer_step
 from meta_train.core.system import UnrolledSystem
 from meta_train.testing.subject import Check, Subject, build, truncates

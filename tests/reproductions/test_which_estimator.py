@@ -8,7 +8,7 @@ import pytest
 
 from meta_train.diagnose.diagnose import Diagnosis, Reference
 from meta_train.diagnose.gradient_statistics import Row
-from reproductions import against_adam, learning, which_estimator
+from reproductions import against_adam, learning, meta_trainings, which_estimator
 from tasks import make
 
 
@@ -28,7 +28,7 @@ def test_more_steps_of_tuned_adam_lower_the_loss():
 
 def test_a_short_meta_training_by_full_es_lowers_the_meta_loss():
     case = which_estimator.CASES["spectral"]
-    program, outer_steps = which_estimator.training(case, "full ES", None, 12_800, 1)
+    program, outer_steps = meta_trainings.training(case, meta_trainings.Setting("full ES", None, 12_800), 1)
     assert outer_steps == 16  # of 2 x 4 x 100 inner steps
     problem = which_estimator.problem_of(case)
     thetas = program(np.asarray([0], np.int32), np.asarray([0.03], np.float32), problem.data)
@@ -46,9 +46,10 @@ def test_the_advice_is_a_setting_that_was_trained():
     rows = [row("tbptt", 10, 9.0, 20.0), row("nres", 20, 5.0, 0.1), row("full_es", None, 1.0, 0.1)]
     found = Diagnosis(rows, [Reference(0.1, 1.0, 50.0, 1.0)], 64, 87, which_estimator.T, 1.0)
     results = {
-        "TBPTT": {"label": "TBPTT", "K": 10},
-        "NRES, K = 20": {"label": "NRES", "K": 20},
-        "full ES": {"label": "full ES", "K": which_estimator.T},
+        "TBPTT": {"label": "TBPTT", "K": 10, "long": False},
+        "NRES, K = 20": {"label": "NRES", "K": 20, "long": False},
+        "NRES, long": {"label": "NRES", "K": 20, "long": True},
+        "full ES": {"label": "full ES", "K": which_estimator.T, "long": False},
     }
     advice = which_estimator.advice(found, results)
     assert advice["picked"] == "TBPTT" and advice["picked without a bias"] == "NRES, K = 20"

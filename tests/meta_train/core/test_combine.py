@@ -10,7 +10,8 @@ import optax
 import pytest
 
 from learned_opt import LEARNED_OPTIMIZERS
-from meta_train.core.combine import average, particle_mesh, shard
+from meta_train.core.combine import average
+from meta_train.core.devices import particle_mesh, shard, shard_average
 from meta_train.core.outer import make_outer_step
 from meta_train.core.system import UnrolledSystem
 from meta_train.estimators import ESTIMATORS, Estimate, pes, summarise, tbptt
@@ -170,13 +171,51 @@ def test_one_window_reduces_theta_and_the_loss_over_the_devices_and_nothing_else
     theta = lopt.init(jax.random.key(0))
     state = jax.jit(sharded.init)(theta, jax.random.key(0))
     program = jax.jit(sharded.estimate).lower(theta, state, jax.random.key(1), data).compile().as_text()
-    moved = re.findall(r"= (.*?) (?:all-reduce|all-gather|all-to-all|collective-permute)\(", program)
-    floats = sum(
-        math.prod(int(n) for n in dims.split(",") if n)
-        for shape in moved
-        for dims in re.findall(r"f32\[([\d,]*)\]", shape)
+    assert moved(program) == [[sum(x.size for x in jax.tree.leaves(theta)) + 1]]
+
+
+def moved(program):
+    """The sizes of the arrays that each collective operation of a compiled program moves."""
+    found = re.findall(r"= (.*?) (?:all-reduce|all-gather|all-to-all|collective-permute)\(", program)
+    return [
+        [math.prod(int(n) for n in dims.split(",") if n) for dims in re.findall(r"f32\[([\d,]*)\]", shape)]
+        for shape in found
+    ]
+
+
+FAMILIES = {
+    "a": pes(slope([1, 2]), num_particles=4, truncation_length=1, sigma=0.1),
+    "b": exact([0, 1], particles=8),
+    "c": pes(slope([3, 1], 10.0), num_particles=8, truncation_length=1, sigma=0.1),
+}
+OF_FAMILIES = {"a": jnp.float32(1), "b": jnp.float32(2), "c": jnp.float32(3)}
+
+
+@pytest.mark.parametrize("scaling", ["none", "ema", "loss"])
+@pytest.mark.parametrize("options", [{}, {"chunk": 1}, {"chunk": 1, "deterministic": True}], ids=str)
+def test_families_on_several_devices_have_their_average_by_one_collective_operation(scaling, options):
+    chunk, deterministic = options.get("chunk"), options.get("deterministic", False)
+    weights = {"a": 1.0, "b": 2.0, "c": 3.0}
+    apart = {label: shard(one, particle_mesh(1), **options) for label, one in FAMILIES.items()}
+    whole = average(apart, weights=weights, scaling=scaling)
+    chunks = dict.fromkeys(FAMILIES, chunk)
+    split = shard_average(
+        FAMILIES,
+        particle_mesh(4),
+        chunks=chunks,
+        deterministic=deterministic,
+        weights=weights,
+        scaling=scaling,
     )
-    assert floats == sum(x.size for x in jax.tree.leaves(theta)) + 1
+    one, four = (estimate(both, OF_FAMILIES, steps=3)[0] for both in (whole, split))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), one, four)
+    if deterministic:
+        np.testing.assert_array_equal(one.grad, four.grad)
+    state = jax.jit(split.init)(THETA, jax.random.key(0))
+    lowered = jax.jit(split.estimate).lower(THETA, state, jax.random.key(0), OF_FAMILIES)
+    (floats,) = moved(lowered.compile().as_text())
+    # theta, the loss and the squared norms of three families; of all chunks where they are gathered.
+    assert sum(floats) == (20 if deterministic else 3) * (THETA.size + 2)
 
 
 def test_chunks_keep_the_temporaries_small():

@@ -8,7 +8,8 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from meta_train.config import load as config_lib
-from meta_train.core.combine import average, particle_mesh, shard
+from meta_train.core.combine import average
+from meta_train.core.devices import particle_mesh, shard
 from meta_train.core.outer import make_outer_step
 from meta_train.core.rotation import Rotation, _Programs, make_mixture_step
 from meta_train.core.system import UnrolledSystem

@@ -168,6 +168,7 @@ def test_it_trains_in_the_loop_of_the_runner_and_its_state_goes_through_a_checkp
             rng=rng,
         )
         optimizer_state, params, model_state = submission.update_params(**common, batch=batch, train_state={})
+        jax.block_until_ready(params)  # virtual devices on few cores abort if several steps wait for them
     common |= dict(current_param_container=params, model_state=model_state, optimizer_state=optimizer_state)
     assert submission.prepare_for_eval(**common) == (optimizer_state, params, model_state)
     assert int(model_state["batches"]) == 201

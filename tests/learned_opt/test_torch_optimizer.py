@@ -336,3 +336,13 @@ def test_the_factors_of_a_spectral_step_are_those_of_the_right_axis():
         optimizer([p], rule).step()
         sizes[shape] = float(p.detach().norm())
     np.testing.assert_allclose(sizes[(8, 2)], 2 * sizes[(2, 8)], rtol=1e-5)
+
+
+def test_a_graph_from_before_a_step_is_refused_after_it():
+    model = network()
+    opt = optimizer(model, optax.sgd(0.1))
+    loss = (model(X) ** 2).sum()
+    loss.backward(retain_graph=True)
+    opt.step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()  # it would use weights that are no longer those of the loss

@@ -1,0 +1,76 @@
+"""The cost of a particle pair against their number, in one run: `runtime.particle_chunk: auto` and null.
+
+    python -m benchmarks.particles [--numbers 16 64 256] [--repeats 15] [--json FILE]
+
+The workload is W1 of `benchmarks/overhead.py` (per-parameter MLP, PES, digits, MLP 64-32-10, batch 64,
+K = 20) on one device, as a run makes it. All programs take turns, one outer step each; figures are medians,
+and the ratio to the smallest number is that of neighbours.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+
+from learned_opt import LEARNED_OPTIMIZERS
+from meta_train.core.chunk import chunk_of
+from meta_train.core.devices import particle_mesh, shard_average
+from meta_train.core.outer import make_outer_step
+from meta_train.estimators import ESTIMATORS
+from meta_train.inner import Objective, inner_training
+from tasks import TASKS
+
+
+def outer_step(num_particles: int, option: Any) -> tuple[Callable[[], None], int | None]:
+    """A function that takes one outer step, and the chunk that was chosen."""
+    family, lopt = TASKS["image_mlp"](datasets=("digits",)), LEARNED_OPTIMIZERS["per_param_mlp"]()
+    objective = Objective(log=False, cap=1e6)
+    system = inner_training(family, lopt, unroll_length=200, multiple=20, objective=objective)
+    estimator = ESTIMATORS["pes"](system, num_particles=num_particles, truncation_length=20, sigma=0.01)
+    chunk = chunk_of(option, estimator, lopt.init, 1, jax.default_backend())
+    both = shard_average({"task": estimator}, particle_mesh(1), chunks={"task": chunk})
+    outer = make_outer_step(lopt.init, both, optax.adam(3e-4))
+    carry = [outer.init(jax.random.key(0))]
+
+    def run():
+        carry[0] = jax.block_until_ready(outer.step(carry[0], {"task": family.data})[0])
+
+    return run, chunk
+
+
+def main() -> None:
+    """Measures and prints."""
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    parser.add_argument("--numbers", type=int, nargs="+", default=[16, 64, 256])
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--json", metavar="FILE")
+    args = parser.parse_args()
+    made = {(n, option): outer_step(n, option) for n in args.numbers for option in ("auto", None)}
+    times: dict[Any, list[float]] = {key: [] for key in made}
+    for i in range(args.repeats + 1):
+        for key, (run, _) in made.items():
+            start = time.perf_counter()
+            run()
+            if i:  # the first call compiles
+                times[key].append(1000 * (time.perf_counter() - start) / key[0])
+    results, least = [], times[args.numbers[0], "auto"]
+    for (n, option), found in times.items():
+        ratio = statistics.median(a / b for a, b in zip(found, least, strict=True))
+        row = {"N": n, "particle_chunk": option, "chosen": made[n, option][1]}
+        results.append(row | {"ms_per_pair": statistics.median(found), "to_least": ratio})
+        print(
+            "  ".join(f"{k} {v:.2f}" if isinstance(v, float) else f"{k} {v}" for k, v in results[-1].items())
+        )
+    if args.json:
+        with open(args.json, "w", encoding="utf-8") as file:
+            json.dump(results, file, indent=1)
+
+
+if __name__ == "__main__":
+    main()

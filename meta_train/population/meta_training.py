@@ -25,13 +25,8 @@ from meta_train.estimators.noise import set_sigma
 from meta_train.population.base import Member, Trainer
 from meta_train.population.scoring import mean_log_loss
 from meta_train.population.traced_optimizers import PLACEHOLDER, numbers_of, others_of, searched_optimizer
-from meta_train.run.experiment import (
-    build_family,
-    inner_system,
-    learned_optimizer,
-    particle_chunk,
-    streamed,
-)
+from meta_train.run.experiment import build_family, inner_system, learned_optimizer, streamed
+from meta_train.run.placement import particle_chunk
 from meta_train.run.shapes import check_gradient, check_system
 from tasks import check_family
 from tasks.data import datasets

@@ -23,7 +23,6 @@ from meta_train.config.places import last, short
 from meta_train.config.registry import Factory, Spec, build, different_options
 from meta_train.config.schema import TrainingTask
 from meta_train.core import devices
-from meta_train.core.chunk import chunk_of
 from meta_train.core.outer import OuterStep, make_outer_step
 from meta_train.core.rotation import Rotation, make_mixture_step
 from meta_train.core.stream import Stream, buffer_at, stream
@@ -32,6 +31,7 @@ from meta_train.errors import ConfigError, Problem
 from meta_train.estimators import GradientEstimator
 from meta_train.inner import Objective, inner_training
 from meta_train.parallel import hosts
+from meta_train.run.placement import devices_of, split_over
 from meta_train.run.shapes import check_gradient, check_memory, check_system
 from tasks import TaskFamily, check_family, make, name_of
 from tasks.data import datasets
@@ -116,15 +116,6 @@ def assemble(config: RunConfig, *, trace: bool = True) -> Experiment:
     return Experiment(config, lopt, families, estimator, outer, data, streams, mesh, steps_per_call)
 
 
-def devices_of(config: RunConfig) -> int:
-    """The devices that the particles are split over; with `auto`, as many as there are and as divide them."""
-    if config.mesh.particles != "auto":
-        return config.mesh.particles
-    rows, processes = config.estimator.get("num_particles", 1), jax.process_count()
-    chunk = config.runtime.particle_chunk
-    return devices.widest(rows // (chunk if isinstance(chunk, int) else 1), len(jax.devices()), processes)
-
-
 def learned_optimizer(config: RunConfig) -> LearnedOptimizer:
     """The config's learned optimizer; with `init_from` its `init` gives the theta of that artefact.
 
@@ -174,41 +165,6 @@ def rotation_of(config: RunConfig, weights: dict[str, float]) -> Rotation:
             "rotation must be null with several processes, whose families are all in one program"
         )
     return Rotation(tuple(weights), tuple(weights.values()), options.active, options.every, config.seed)
-
-
-def split_over(
-    config: RunConfig,
-    estimators: dict[str, GradientEstimator],
-    weights: dict[str, float],
-    mesh: Mesh,
-    lopt: LearnedOptimizer,
-) -> tuple[dict[str, GradientEstimator], GradientEstimator]:
-    """The families' estimators on the devices of the mesh, and that of their mean (ValueError)."""
-    chunks = {label: particle_chunk(config, one, lopt, mesh.size) for label, one in estimators.items()}
-    deterministic = config.mesh.deterministic
-    apart = {
-        label: devices.shard(one, mesh, chunk=chunks[label], deterministic=deterministic)
-        for label, one in estimators.items()
-    }
-    return apart, devices.shard_average(
-        estimators,
-        mesh,
-        chunks=chunks,
-        deterministic=deterministic,
-        weights=weights,
-        scaling=config.loss_scaling,
-    )
-
-
-def particle_chunk(
-    config: RunConfig, estimator: GradientEstimator, lopt: LearnedOptimizer, num_devices: int
-) -> int | None:
-    """Particles that a device works on at a time; what `auto` gives depends on the number of devices, so
-    that `mesh.deterministic` needs a number."""
-    option = config.runtime.particle_chunk
-    if option == "auto" and config.mesh.deterministic:
-        return None
-    return chunk_of(option, estimator, lopt.init, num_devices, jax.default_backend())
 
 
 def streamed(config: RunConfig, task: TrainingTask, family: TaskFamily) -> tuple[TaskFamily, Stream]:

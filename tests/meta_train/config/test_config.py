@@ -20,8 +20,9 @@ from meta_train.config.checks import Registries
 from meta_train.config.load import ConfigError
 from meta_train.config.registry import OneOf, check, fill, option_parameters, options_model
 from meta_train.core.system import check_truncation
-from meta_train.run.experiment import assemble, devices_of
+from meta_train.run.experiment import assemble
 from meta_train.run.forecast import forecast
+from meta_train.run.placement import devices_of
 
 
 def quadratic(

@@ -119,7 +119,10 @@ def main() -> None:
     print(f"{args.parameters:,} parameters in {tensors} tensors, load {os.getloadavg()[0]:.1f}", flush=True)
     results = {}
     for name in args.names or default:
-        found = results[name] = measure(name, args.parameters, args.repeats)
+        try:
+            found = results[name] = measure(name, args.parameters, args.repeats)
+        except learned_opt.ArtefactError as error:
+            parser.error(f"{name} is neither an architecture nor an artefact: {error}")
         print(f"{name:20} " + "  ".join(f"{key} {x:.2f}" for key, x in found.items()), flush=True)
     if args.json:
         with open(args.json, "w", encoding="utf-8") as file:

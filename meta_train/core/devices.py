@@ -100,6 +100,12 @@ def shard_average(
     Raises:
       ValueError: as `shard` and `average`.
     """
+    if mesh.size == 1:  # nothing is communicated, and a program of each family is simpler to forecast
+        apart = {
+            label: shard(one, mesh, chunk=chunks[label], deterministic=deterministic)
+            for label, one in estimators.items()
+        }
+        return average(apart, weights=weights, scaling=scaling)
     own = {
         label: own_particles(one, mesh.size, chunk=chunks[label], deterministic=deterministic)
         for label, one in estimators.items()

@@ -183,12 +183,8 @@ def test_the_make_targets_of_a_page_exist(page):
 def test_make_help_lists_every_target():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     (targets,) = re.findall(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
-    command = [
-        "make",
-        "--silent",
-        "--no-print-directory",
-        "help",
-    ]  # a make around the tests would print its folder
+    # A make around the tests would print its folder.
+    command = ["make", "--silent", "--no-print-directory", "help"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert [line.split()[1] for line in done.stdout.splitlines()] == re.findall(
         r"^([a-z0-9_-]+):", makefile, re.MULTILINE

@@ -54,11 +54,11 @@ def write(path: Path, leaves: list[Leaf], arrays: list[np.ndarray], meta: dict) 
             checkpointer.save(draft / "state", args=orbax().args.StandardSave(pack(arrays)))
         sign(path, FORMAT, leaves, digests(files_in(draft), draft), meta)
     except BaseException:
-        _discard(draft)
+        discard(draft)
         raise
 
 
-def _discard(draft: Path) -> None:
+def discard(draft: Path) -> None:
     """Removes a draft, and what TensorStore's threads still write there after Orbax has given up."""
     quiet = time.monotonic() + LATE_SECONDS
     while time.monotonic() < quiet:

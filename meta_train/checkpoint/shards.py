@@ -148,7 +148,7 @@ def _complete(save: Save) -> None:
         found |= files.digests(rest, unfinished)
         files.sign(save.path, files.FORMAT_SHARDS, save.leaves, found, save.meta)
     except BaseException:
-        atomic.remove(unfinished)
+        files.discard(unfinished)
         raise
 
 

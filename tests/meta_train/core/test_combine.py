@@ -139,27 +139,33 @@ def inner_estimator(name="pes", window=4):
     return lopt, ESTIMATORS[name](system, num_particles=8, truncation_length=window), family.data
 
 
-def thetas(devices, steps=3, **options):
-    lopt, estimator, data = inner_estimator()
-    loop = make_outer_step(lopt.init, shard(estimator, particle_mesh(devices), **options), optax.adam(0.01))
-    state = loop.init(jax.random.key(0))
-    for _ in range(steps):
-        state, _ = loop.step(state, data)
-    return jax.device_get(state.theta)
+@pytest.fixture(scope="module")
+def thetas(usual_code):
+    """theta after a few outer steps; the code is the usual one, since its rounding is what is tested."""
+
+    def run(devices, steps=3, **options):
+        lopt, estimator, data = inner_estimator()
+        loop = make_outer_step(lopt.init, shard(estimator, particle_mesh(devices), **options), optax.adam(0.01))
+        state, step = loop.init(jax.random.key(0)), jax.jit(loop.step, compiler_options=usual_code)
+        for _ in range(steps):
+            state, _ = step(state, data)
+        return jax.device_get(state.theta)
+
+    return run
 
 
 @pytest.fixture(scope="module")
-def whole():
+def whole(thetas):
     return thetas(1)
 
 
 @pytest.mark.parametrize("devices, chunk", [pytest.param(4, 1, marks=pytest.mark.slow), (2, 4)])
-def test_chunks_change_nothing_but_the_memory(whole, devices, chunk):
+def test_chunks_change_nothing_but_the_memory(thetas, whole, devices, chunk):
     found = thetas(devices, chunk=chunk)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), found, whole)
 
 
-def test_deterministic_gradients_are_equal_bit_by_bit_on_any_number_of_devices(whole):
+def test_deterministic_gradients_are_equal_bit_by_bit_on_any_number_of_devices(thetas, whole):
     one, four = (thetas(n, chunk=2, deterministic=True) for n in (1, 4))
     jax.tree.map(np.testing.assert_array_equal, one, four)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), one, whole)

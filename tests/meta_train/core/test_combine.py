@@ -145,7 +145,8 @@ def thetas(usual_code):
 
     def run(devices, steps=3, **options):
         lopt, estimator, data = inner_estimator()
-        loop = make_outer_step(lopt.init, shard(estimator, particle_mesh(devices), **options), optax.adam(0.01))
+        sharded = shard(estimator, particle_mesh(devices), **options)
+        loop = make_outer_step(lopt.init, sharded, optax.adam(0.01))
         state, step = loop.init(jax.random.key(0)), jax.jit(loop.step, compiler_options=usual_code)
         for _ in range(steps):
             state, _ = step(state, data)

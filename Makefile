@@ -80,8 +80,13 @@ $(VENV)/.dev: pyproject.toml $(VENV)/.train
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(LOCK:%=-r %) -e '.[train,dev,docs]'
 	touch $@
 
-reproduce: $(VENV)/.dev  ## run all reproductions and draw their pictures
-	for name in $(REPRODUCTIONS); do $(BIN)/python -m reproductions.$$name --out docs/reproductions/$$name.png || exit 1; done
+# A second call continues where the first one stopped: what has its numbers is not run again.
+reproduce: $(REPRODUCTIONS:%=runs/reproductions/%.json)  ## run all reproductions and draw their pictures: about two hours
+
+runs/reproductions/%.json: | $(VENV)/.dev
+	$(BIN)/python -m reproductions.$* --json $@ --out docs/reproductions/$*.png
+
+.DELETE_ON_ERROR:
 
 clean:  ## remove the environment, the caches and the runs
 	rm -rf $(VENV) .venv-newest .jax_cache .pytest_cache .ruff_cache runs site

@@ -16,6 +16,7 @@ from tasks import TaskFamily
 
 RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 LAST = 10  # steps at the end of a training whose mean loss counts
+AT_ONCE = 16  # thetas whose trainings run together: more of them do not fit into the cache
 
 
 def curves(
@@ -37,8 +38,14 @@ def curves(
         key_start, key_unroll = jax.random.split(key)
         return unroll(system, theta, start(system, theta, key_start), key_unroll, data, length)[1]
 
-    many = jax.jit(jax.vmap(jax.vmap(one, (None, 0, None)), (0, None, None)))
-    return np.asarray(many(thetas, jax.random.split(key, episodes), family.data), np.float64).mean(1)
+    @jax.jit
+    def many(thetas, keys, data):
+        def mean(theta):
+            return jax.vmap(one, (None, 0, None))(theta, keys, data).mean(0)
+
+        return jax.lax.map(mean, thetas, batch_size=AT_ONCE)
+
+    return np.asarray(many(thetas, jax.random.split(key, episodes), family.data), np.float64)
 
 
 def adam() -> LearnedOptimizer:

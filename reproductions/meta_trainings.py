@@ -1,4 +1,4 @@
-"""The meta-trainings of `which_estimator`: its settings at equal inner steps, and at equal processor time."""
+"""The meta-trainings of `which_estimator`: its settings at equal inner steps, and in equal time."""
 
 import time
 from collections.abc import Callable
@@ -117,7 +117,9 @@ def training(case: Case, setting: Setting, runs: int) -> tuple[Callable[..., Any
 
 
 def meta_train(case: Case, size: Size, seeds: list[int]) -> dict[str, dict[str, Any]]:
-    """Title of a setting -> its rate, the meta-losses of the rates, outer steps, processor seconds of a run.
+    """Title of a setting -> its rate, the meta-losses of the rates, outer steps, seconds of a run.
+
+    The seconds are wall-clock time: that of all seeds, which run together, over their number.
 
     "thetas" has leaves [seeds, RECORDS + 1, ...]; "label" and "K" say which setting it is, "long" whether it
     is a second run of its method, with as many inner steps as fit into the time of TBPTT.
@@ -144,9 +146,9 @@ def trained(
 
     def call(title, seeds, rates):
         padded = [np.resize(x, runs) for x in (np.int32(seeds), np.float32(rates))]
-        began = time.process_time()
+        began = time.perf_counter()
         thetas = jax.block_until_ready(programs[title](*padded, problem.data))
-        seconds = (time.process_time() - began) / runs
+        seconds = (time.perf_counter() - began) / runs
         common.progress(f"{title}, rates {rates}")
         return jax.tree.map(lambda x: np.asarray(x)[: len(seeds)], thetas), seconds
 

@@ -1,7 +1,7 @@
 """Which estimator should meta-train? Six of them, on the same learned optimizers.
 
 Two learned optimizers, a per-parameter MLP and `spectral`, are meta-trained on small networks that learn from
-teachers: first at equal inner steps, then for as much processor time as TBPTT took. Every estimator, every
+teachers: first at equal inner steps, then for as much time by the clock as TBPTT took. Every estimator, every
 window length K and both lengths have their own outer learning rate, chosen on another seed. Then
 `meta-train diagnose` is asked, before any training, which of the same settings it would take.
 """
@@ -42,31 +42,27 @@ HORIZONS = (12, 25, 50, 100, 200, 400)  # of Adam, which the speed-up is counted
 
 
 def evaluate(case: Case, size: Size, found: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Adds the meta-loss along the runs and both speed-ups at their end, [seeds]; returns those of Adam.
+    """Adds the meta-loss and both speed-ups along the runs, [seeds, RECORDS + 1]; returns those of Adam.
 
     The thetas are taken out.
     """
     problem, lopt = problem_of(case), optimizer_of(case)
-    shape = jax.tree.leaves(next(iter(found.values()))["thetas"])[0].shape[:2]
     thetas = [one.pop("thetas") for one in found.values()]
+    shape = (len(found), *jax.tree.leaves(thetas[0])[0].shape[:2])
     flat = jax.tree.map(lambda *xs: np.concatenate([x.reshape(-1, *x.shape[2:]) for x in xs]), *thetas)
     losses = learning.objective(problem, flat, jax.random.key(2), episodes=size.episodes)
-    for one, loss in zip(found.values(), losses.reshape(-1, *shape), strict=True):
+    for one, loss in zip(found.values(), losses.reshape(shape), strict=True):
         one["meta_loss"] = loss.tolist()
-    # The end of every run, and last the start of the first.
-    ends = jax.tree.map(lambda *xs: np.concatenate([*(x[:, -1] for x in xs), xs[0][:1, 0]]), *thetas)
     ladders = {}
     for name, task in {"trained": TASK, "held_out": HELD_OUT}.items():
         family, key = make(task), jax.random.key(3)
         ladders[name] = against_adam.ladder(family, key, horizons=HORIZONS, episodes=size.episodes)
-        curves = against_adam.curves(family, lopt, ends, key, length=T, episodes=size.episodes)
+        curves = against_adam.curves(family, lopt, flat, key, length=T, episodes=size.episodes)
         last = curves[:, -against_adam.LAST :].mean(1)
-        factor = against_adam.speed_up(last, T, ladders[name])
-        for i, one in enumerate(found.values()):
-            mine = slice(i * shape[0], (i + 1) * shape[0])
-            one |= {name: factor[mine].tolist(), f"{name}_loss": last[mine].tolist()}
-        ladders[f"{name}, start"] = [float(factor[-1]), float(last[-1])]
-    common.progress("evaluation")
+        factors = against_adam.speed_up(last, T, ladders[name]).reshape(shape)
+        for one, factor, loss in zip(found.values(), factors, last.reshape(shape), strict=True):
+            one |= {name: factor.tolist(), f"{name}_loss": loss[:, -1].tolist()}
+        common.progress(f"evaluation, {name}")
     return ladders
 
 
@@ -119,20 +115,19 @@ def run(fast: bool, seeds: list[int]) -> dict[str, Any]:
         adams[title] = evaluate(case, size, found)
         diagnosis, line = ask(case, size)
         curves[title], asked[title] = found, advice(diagnosis, found) | {"line": line}
-        summary |= summarised(title, found, adams[title], asked[title])
+        summary |= summarised(title, found, asked[title])
     return {"curves": curves, "adam": adams, "diagnosis": asked, "budget": size.budget, "summary": summary}
 
 
-def summarised(
-    title: str, found: dict[str, Any], adam: dict[str, Any], asked: dict[str, Any]
-) -> dict[str, str]:
+def summarised(title: str, found: dict[str, Any], asked: dict[str, Any]) -> dict[str, str]:
     """One line for each setting: meta-loss, speed-ups and their intervals; then the advice."""
-    begin = np.mean([one["meta_loss"][0][0] for one in found.values()])
-    start = f"speed-up {adam['trained, start'][0]:.2f}, held out {adam['held_out, start'][0]:.2f}"
-    lines = {f"{title}, start": f"meta-loss {begin:.3f}, {start}"}
+    kinds = ("meta_loss", "trained", "held_out")
+    begin = [np.mean([line[0] for one in found.values() for line in one[kind]]) for kind in kinds]
+    start = "meta-loss {:.3f}, speed-up {:.2f}, held out {:.2f}".format(*begin)
+    lines = {f"{title}, start": start}
     for label, one in found.items():
-        loss = [line[-1] for line in one["meta_loss"]]
-        factors = f"{against_adam.ratio(one['trained'])}, held out {against_adam.ratio(one['held_out'])}"
+        loss, trained, held_out = ([line[-1] for line in one[kind]] for kind in kinds)
+        factors = f"{against_adam.ratio(trained)}, held out {against_adam.ratio(held_out)}"
         cost = f"rate {one['rate']}, {one['outer_steps']} outer steps, {one['seconds']:.1f} s"
         lines[f"{title}, {label}"] = f"meta-loss {interval(loss)}, speed-up {factors}; {cost}"
     lines[f"{title}, diagnose"] = asked["line"]
@@ -145,40 +140,55 @@ def summarised(
     return lines
 
 
-def curve(panel: Any, losses: list[list[float]], end: float, colour: str, label: str) -> None:
-    """The mean over seeds of losses [seeds, RECORDS + 1] from 0 to `end`, and its 95 % interval."""
-    mean, half, x = np.mean(losses, 0), half_width(np.asarray(losses)), np.linspace(0, end, RECORDS + 1)
-    panel.plot(x, mean, color=colour, label=label, lw=1.4)
-    panel.fill_between(x, mean - half, mean + half, color=colour, alpha=0.12, lw=0)
+def band(lines: list[list[float]], logs: bool) -> tuple[np.ndarray, np.ndarray]:
+    """The mean over seeds of lines [seeds, X], of their logarithms if asked, and its 95 % half-width."""
+    values = np.log(lines) if logs else np.asarray(lines)
+    return values.mean(0), half_width(values)
+
+
+def draw_row(panels: Any, found: dict[str, Any], budget: int, kind: str, logs: bool) -> None:
+    """One kind of figure against inner steps, against time in as much of it as TBPTT takes, and against K."""
+    back = np.exp if logs else np.asarray
+    steps, times, windows = panels
+    for i, label in enumerate(METHODS):
+        ones = [one for one in found.values() if one["label"] == label and not one["long"]]
+        if not ones:
+            continue
+        colour, long = common.COLOURS[i], found.get(f"{label}, long", ones[0])
+        for panel, one, end in ((steps, ones[0], budget / 1000), (times, long, long["seconds"])):
+            mean, half = band(one[kind], logs)
+            x = np.linspace(0, end, RECORDS + 1)
+            panel.plot(x, back(mean), color=colour, label=label, lw=1.4)
+            panel.fill_between(x, back(mean - half), back(mean + half), color=colour, alpha=0.12, lw=0)
+        mean, half = band(np.asarray([[line[-1] for line in one[kind]] for one in ones]).T.tolist(), logs)
+        ends = np.abs(back(np.stack([mean - half, mean + half])) - back(mean))
+        x = [one["K"] * (1 + 0.03 * (i - 2)) for one in ones]
+        windows.errorbar(x, back(mean), ends, color=colour, marker="o", ms=4, capsize=2)
+    means = [band(one[kind], logs)[0] for one in found.values()]
+    low, high = (float(f([f(mean) for mean in means])) for f in (np.min, np.max))
+    limits = back(np.array([low - 0.15 * (high - low), high + 0.25 * (high - low)]))
+    for panel in panels:
+        panel.set(ylim=limits)
+    windows.set(xscale="log", xlim=(8, 130))
+    windows.set_xticks([10, 20, 50, 100], ["10", "20", "50", "T = 100"], minor=False)
+    windows.minorticks_off()
 
 
 def draw(result: dict[str, Any], figure: Any) -> None:
-    """A row for each optimizer: the meta-loss against inner steps, against time, and at the end against K.
-
-    The second panel has the runs that take as long as TBPTT.
-    """
-    figure.set_size_inches(11, 3.6 * len(result["curves"]))
-    panels = figure.subplots(len(result["curves"]), 3, squeeze=False)
-    for (steps, times, windows), (title, found) in zip(panels, result["curves"].items(), strict=True):
-        for i, label in enumerate(METHODS):
-            ones = [one for one in found.values() if one["label"] == label and not one["long"]]
-            if not ones:
-                continue
-            colour, long = common.COLOURS[i], found.get(f"{label}, long", ones[0])
-            curve(steps, ones[0]["meta_loss"], result["budget"] / 1000, colour, label)
-            curve(times, long["meta_loss"], long["seconds"], colour, label)
-            last = np.asarray([[line[-1] for line in one["meta_loss"]] for one in ones])
-            x = [one["K"] * (1 + 0.03 * (i - 2)) for one in ones]
-            windows.errorbar(x, last.mean(1), half_width(last.T), color=colour, marker="o", ms=4, capsize=2)
-        low = min(np.mean(one["meta_loss"], 0).min() for one in found.values())
-        high = np.mean([one["meta_loss"][0][0] for one in found.values()])
-        limits = (low - 0.15 * (high - low), high + 0.25 * (high - low))
-        steps.set(title=title, xlabel="thousands of inner steps", ylabel="meta-loss", ylim=limits)
-        times.set(xlabel="processor seconds of a run as long as TBPTT's", ylim=limits)
-        windows.set(xlabel="window length K", xscale="log", ylabel="meta-loss at the end", xlim=(8, 130))
-        windows.set_xticks([10, 20, 50, 100], ["10", "20", "50", "T = 100"], minor=False)
-        windows.minorticks_off()
-    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=6)
+    """Two rows for each optimizer, the meta-loss and the held-out speed-up, in the panels of `draw_row`."""
+    figure.set_size_inches(11, 6.2 * len(result["curves"]))
+    panels = iter(figure.subplots(2 * len(result["curves"]), 3, squeeze=False))
+    for title, found in result["curves"].items():
+        above, below = next(panels), next(panels)
+        draw_row(above, found, result["budget"], "meta_loss", logs=False)
+        draw_row(below, found, result["budget"], "held_out", logs=True)
+        above[0].set(title=title, ylabel="meta-loss")
+        below[0].set(xlabel="thousands of inner steps", ylabel="speed-up over Adam, digits")
+        below[1].set(xlabel="seconds of a run as long as TBPTT's")
+        above[2].set(title="at the end, equal inner steps")
+        below[2].set(xlabel="window length K")
+        first = above[0]
+    figure.legend(*first.get_legend_handles_labels(), loc="outside lower center", ncols=6)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ def curves(name, folder, *options):
 
 
 def test_influence_balancing_divides_the_estimators_as_in_figure_5(tmp_path):
-    found = curves("influence_balancing", tmp_path)
+    found = curves("influence_balancing", tmp_path, "--fast", "--seeds", "3")
     for label in ("TBPTT 100", "RTRL", "PES", "NRES"):
         assert found[label]["theta"][0][-1] < -0.16, label
         assert found[label]["loss"][0][-1] < 1e-6, label

@@ -1,15 +1,19 @@
 """Hand-written outer steps: the floor that the framework is measured against.
 
-Each floor is one jitted function that holds a whole outer step (perturb, two unrolls, estimator,
-Adam) with everything inline, on the task and the optimizer of the workload, the optimizer applied
-tensor by tensor. Nothing here imports meta_train or learned_opt.
+Each floor is one jitted function that takes some outer steps (perturb, two unrolls, estimator, Adam) in a
+loop, with everything inline, on the task and the optimizer of the workload. It does what one would do by
+hand: both halves of a pair in one batch, with the same keys and minibatches; one matrix product for the rows
+of all tensors; inputs of the network that are the same for many parameters multiplied at their own size.
+Nothing here imports meta_train or learned_opt.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 TIME_SCALES = (1, 3, 10, 30, 100, 300, 1e3, 3e3, 1e4, 3e4, 1e5)
@@ -28,17 +32,25 @@ def normalise(x: jax.Array) -> jax.Array:
     return x * jax.lax.rsqrt(1e-5 + jnp.mean(jnp.square(x), axis=tuple(range(x.ndim - 1)), keepdims=True))
 
 
-def time_features(t: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """The 11 tanh features of the step count, repeated for every parameter of a tensor."""
-    features = jnp.tanh(t / jnp.asarray(TIME_SCALES) - 1.0)
-    return jnp.broadcast_to(features, (*shape, len(TIME_SCALES)))
+def time_features(t: jax.Array) -> jax.Array:
+    """f32[11]: the tanh features of the step count, the same for every parameter."""
+    return jnp.tanh(t / jnp.asarray(TIME_SCALES) - 1.0)
 
 
-def network(weights: list[tuple[jax.Array, jax.Array]], x: jax.Array) -> jax.Array:
-    """Dense layers with relu between."""
-    for i, (w, b) in enumerate(weights):
-        x = (jax.nn.relu(x) if i else x) @ w + b
-    return x
+def network(weights: list[tuple[jax.Array, jax.Array]], first: list[jax.Array]) -> list[jax.Array]:
+    """Dense layers with relu between, on the rows of several tensors; `first` is before the first relu."""
+    x = jnp.concatenate([y.reshape(-1, y.shape[-1]) for y in first])
+    for w, b in weights[1:]:
+        x = jax.nn.relu(x) @ w + b
+    ends = np.cumsum([math.prod(y.shape[:-1]) for y in first])[:-1]
+    return [part.reshape(*y.shape[:-1], -1) for part, y in zip(jnp.split(x, ends), first, strict=True)]
+
+
+def moved(params: list[jax.Array], outputs: list[jax.Array]) -> list[jax.Array]:
+    """The parameters after the steps that a network's two outputs mean."""
+    return [
+        p - out[..., 0] * jnp.exp(out[..., 1] * 0.001) * 0.001 for p, out in zip(params, outputs, strict=True)
+    ]
 
 
 def random_weights(key: jax.Array, sizes: tuple[int, ...]) -> list[tuple[jax.Array, jax.Array]]:
@@ -61,12 +73,15 @@ def per_param_mlp() -> InnerOptimizer:
         momenta, t = state
         momenta = jax.tree.map(lambda m, g: decays * m + (1 - decays) * g[..., None], momenta, grads)
 
-        def leaf(p, g, m):
-            x = normalise(jnp.concatenate([g[..., None], p[..., None], m], -1))
-            out = network(theta, jnp.concatenate([x, time_features(t, p.shape)], -1))
-            return p - out[..., 0] * jnp.exp(out[..., 1] * 0.001) * 0.001
+        (w, b), *_ = theta
+        shared = time_features(t) @ w[8:] + b
 
-        return jax.tree.map(leaf, params, grads, momenta), (momenta, t + 1)
+        def leaf(p, g, m):
+            return normalise(jnp.concatenate([g[..., None], p[..., None], m], -1)) @ w[:8] + shared
+
+        leaves, tree = jax.tree.flatten(params)
+        first = [leaf(*x) for x in zip(leaves, *map(tree.flatten_up_to, (grads, momenta)), strict=True)]
+        return tree.unflatten(moved(leaves, network(theta, first))), (momenta, t + 1)
 
     return InnerOptimizer(init, apply, lambda key: random_weights(key, (19, 32, 32, 2)))
 
@@ -103,6 +118,11 @@ def adafac_mlp(hidden: int = 4) -> InnerOptimizer:
         )
         bv, bf = jnp.clip(bv, 0, 1), jnp.clip(bf, 0, 1)
 
+        (w, b), *_ = weights
+        # Rows of w: g, p, m, v, m r, r, fac_g | rows, cols, their roots | m by row and column | time.
+        own, by_row, by_col, roots_row, roots_col, last, times = jnp.split(w, (13, 16, 19, 22, 25, 28))
+        shared = time_features(t) @ times + b
+
         def leaf(p, g, accumulator):
             m, v, factored = accumulator
             g1, p1 = g[..., None], p[..., None]
@@ -118,28 +138,25 @@ def adafac_mlp(hidden: int = 4) -> InnerOptimizer:
                 inverse = lambda x: jax.lax.rsqrt(jnp.maximum(x, 1e-9))  # noqa: E731
                 row_factor = jnp.expand_dims(inverse(row / (row.mean(0, keepdims=True) + 1e-9)), large)
                 rc = row_factor * jnp.expand_dims(inverse(col), small)
-                rows = jnp.broadcast_to(jnp.expand_dims(row, large), (*p.shape, 3))
-                cols = jnp.broadcast_to(jnp.expand_dims(col, small), (*p.shape, 3))
-                factored, fac_g, last = (row, col), g1 * rc, m * rc
+                rows, cols = jnp.expand_dims(row, large), jnp.expand_dims(col, small)
+                factored, fac_g, m_rc = (row, col), g1 * rc, m * rc
             else:
                 (diag,) = factored
                 diag = bf * diag + (1 - bf) * q
                 fac_g = g1 * jax.lax.rsqrt(jnp.maximum(diag + 1e-9, 1e-9))
-                factored, rows, cols, last = (diag,), diag, diag, m * (diag + 1e-6) ** -0.5
-            groups = [g1, p1, m, v, m * r, r, fac_g, rows, cols]
-            groups += [jax.lax.rsqrt(rows + 1e-8), jax.lax.rsqrt(cols + 1e-8), last]
-            x = jnp.concatenate([normalise(jnp.concatenate(groups, -1)), time_features(t, p.shape)], -1)
-            out = network(weights, x)
-            return p - out[..., 0] * jnp.exp(out[..., 1] * 0.001) * 0.001, (m, v, factored)
+                factored, rows, cols, m_rc = (diag,), diag, diag, m * (diag + 1e-6) ** -0.5
+            x = normalise(jnp.concatenate([g1, p1, m, v, m * r, r, fac_g, m_rc], -1))
+            first = x @ jnp.concatenate([own, last]) + shared
+            for y, plain, root in ((rows, by_row, roots_row), (cols, by_col, roots_col)):
+                both = jnp.concatenate([y, jax.lax.rsqrt(y + 1e-8)], -1)
+                first += normalise(both) @ jnp.concatenate([plain, root])
+            return first, (m, v, factored)
 
-        leaves, treedef = jax.tree.flatten(params)
-        pairs = [
-            leaf(p, g, a)
-            for p, g, a in zip(
-                leaves, jax.tree.leaves(grads), treedef.flatten_up_to(accumulators), strict=True
-            )
-        ]
-        return treedef.unflatten([p for p, _ in pairs]), (treedef.unflatten([a for _, a in pairs]), t + 1)
+        leaves, tree = jax.tree.flatten(params)
+        others = map(tree.flatten_up_to, (grads, accumulators))
+        pairs = [leaf(*x) for x in zip(leaves, *others, strict=True)]
+        outputs = network(weights, [first for first, _ in pairs])
+        return tree.unflatten(moved(leaves, outputs)), (tree.unflatten([a for _, a in pairs]), t + 1)
 
     return InnerOptimizer(init, apply, theta)
 
@@ -195,8 +212,8 @@ def fresh_problem(family: Any, opt: InnerOptimizer) -> Callable:
     return fresh
 
 
-def outer_step(particle: Callable, outer: Any, num_particles: int) -> Callable:
-    """The jitted `(state, key, data) -> (state, loss)`: all particles, the mean of their gradients, Adam."""
+def outer_steps(particle: Callable, outer: Any, num_particles: int, steps: int) -> Callable:
+    """The jitted `(state, key, data) -> (state, loss)` of some outer steps: gradients averaged, then Adam."""
 
     def step(state, key, data):
         keys = jax.random.split(jax.random.fold_in(key, state.t), num_particles)
@@ -205,73 +222,75 @@ def outer_step(particle: Callable, outer: Any, num_particles: int) -> Callable:
         )
         grad = jax.tree.map(lambda g: g.mean(0), grads)
         updates, adam = outer.update(grad, state.adam, state.theta)
-        return FloorState(
-            optax.apply_updates(state.theta, updates), adam, particles, state.t + 1
-        ), losses.mean()
+        theta = optax.apply_updates(state.theta, updates)
+        return FloorState(theta, adam, particles, state.t + 1), losses.mean()
 
-    return jax.jit(step, donate_argnums=0)
+    def several(state, key, data):
+        return jax.lax.scan(lambda s, _: step(s, key, data), state, None, length=steps)
+
+    return jax.jit(several, donate_argnums=0)
 
 
 def es_floor(
-    family: Any, opt: InnerOptimizer, *, method: str, num_particles: int, k: int, length: int, sigma: float
+    family: Any,
+    opt: InnerOptimizer,
+    *,
+    method: str,
+    num_particles: int,
+    k: int,
+    length: int,
+    sigma: float,
+    steps: int,
 ) -> tuple[Callable, Callable]:
-    """(init, jitted outer step) of PES or of truncated ES that carries the positive half's state."""
+    """(init, jitted outer steps) of PES or of truncated ES that carries the positive half's state."""
     outer = optax.adam(3e-4)
-
     fresh = fresh_problem(family, opt)
 
-    def unroll(theta, inner, key, data):
-        cfg, params, opt_state = inner
-
+    def unroll(theta, cfg, inner, key, data):
         def step(carry, key):
             params, opt_state = carry
             loss, grads = jax.value_and_grad(family.task(cfg).loss)(params, key, data["train"])
             return opt.apply(theta, params, opt_state, grads), loss
 
-        (params, opt_state), losses = jax.lax.scan(step, (params, opt_state), jax.random.split(key, k))
-        return (cfg, params, opt_state), losses
+        return jax.lax.scan(step, inner, jax.random.split(key, k))
 
     def particle(theta, state, key, data):
-        pos, neg, xi, t = state
+        cfg, inner, xi, t = state  # inner has leaves [2, ...]: the positive and the negative half
         key_restart, key_eps, key_unroll = jax.random.split(key, 3)
         done = t >= length
-        start = fresh(key_restart)
+        new_cfg, *new = fresh(key_restart)
+        both = lambda a, b: jax.tree.map(lambda x, y: jnp.stack([x, y]), a, b)  # noqa: E731
         pick = lambda a, b: jax.tree.map(lambda x, y: jnp.where(done, x, y), a, b)  # noqa: E731
-        pos, t = pick(start, pos), jnp.where(done, 0, t)
-        neg = pick(start, neg) if method == "pes" else pos
+        if method != "pes":
+            inner = jax.tree.map(lambda x: jnp.stack([x[0], x[0]]), inner)
+        cfg, inner, t = pick(new_cfg, cfg), pick(both(tuple(new), tuple(new)), inner), jnp.where(done, 0, t)
         leaves, treedef = jax.tree.flatten(theta)
         keys = jax.random.split(key_eps, len(leaves))
         eps = treedef.unflatten(
             [sigma * jax.random.normal(e, x.shape) for e, x in zip(keys, leaves, strict=True)]
         )
-        if method == "pes":
-            xi = jax.tree.map(lambda x, e: jnp.where(done, 0.0, x) + e, xi, eps)
-        else:
-            xi = eps
-        pos, l_pos = unroll(jax.tree.map(jnp.add, theta, eps), pos, key_unroll, data)
-        neg, l_neg = unroll(jax.tree.map(jnp.subtract, theta, eps), neg, key_unroll, data)
-        delta = (l_pos - l_neg).mean() / (2 * sigma**2)
-        loss = (l_pos.mean() + l_neg.mean()) / 2
-        return jax.tree.map(lambda x: delta * x, xi), loss, (pos, neg, xi, t + k)
+        xi = jax.tree.map(lambda x, e: jnp.where(done, 0.0, x) + e, xi, eps) if method == "pes" else eps
+        thetas = both(jax.tree.map(jnp.add, theta, eps), jax.tree.map(jnp.subtract, theta, eps))
+        inner, losses = jax.vmap(unroll, (0, None, 0, None, None))(thetas, cfg, inner, key_unroll, data)
+        delta = (losses[0] - losses[1]).mean() / (2 * sigma**2)
+        return jax.tree.map(lambda x: delta * x, xi), losses.mean(), (cfg, inner, xi, t + k)
 
     def init(key):
         theta = opt.theta(key)
-        inner = jax.vmap(fresh)(jax.random.split(key, num_particles))
+        cfg, *inner = jax.vmap(fresh)(jax.random.split(key, num_particles))
+        inner = jax.tree.map(lambda x: jnp.stack([x, x], 1), tuple(inner))
         xi = jax.tree.map(lambda x: jnp.zeros((num_particles, *x.shape)), theta)
         t = (jnp.arange(num_particles) * k) % length
-        return FloorState(
-            theta, outer.init(theta), jax.tree.map(jnp.copy, (inner, inner, xi, t)), jnp.zeros([], jnp.int32)
-        )
+        return FloorState(theta, outer.init(theta), (cfg, inner, xi, t), jnp.zeros([], jnp.int32))
 
-    return jax.jit(init), outer_step(particle, outer, num_particles)
+    return jax.jit(init), outer_steps(particle, outer, num_particles, steps)
 
 
 def tbptt_floor(
-    family: Any, opt: InnerOptimizer, *, num_particles: int, k: int, length: int
+    family: Any, opt: InnerOptimizer, *, num_particles: int, k: int, length: int, steps: int
 ) -> tuple[Callable, Callable]:
-    """(init, jitted outer step) of truncated backpropagation, each step rematerialised."""
+    """(init, jitted outer steps) of truncated backpropagation; only the carry of each step is stored."""
     outer = optax.adam(3e-4)
-
     fresh = fresh_problem(family, opt)
 
     def particle(theta, state, key, data):
@@ -299,4 +318,4 @@ def tbptt_floor(
         t = (jnp.arange(num_particles) * k) % length
         return FloorState(theta, outer.init(theta), (inner, t), jnp.zeros([], jnp.int32))
 
-    return jax.jit(init), outer_step(particle, outer, num_particles)
+    return jax.jit(init), outer_steps(particle, outer, num_particles, steps)

@@ -79,26 +79,23 @@ def framework(w: Workload, family: Any) -> Callable[[], Any]:
 
 
 def floor(w: Workload, family: Any) -> Callable[[], Any]:
-    """The same by hand: one jitted function a step, called in a Python loop."""
+    """The same by hand, as many outer steps in a call."""
     opt = getattr(floors, w.optimizer)()
+    common: dict[str, Any] = {
+        "num_particles": w.num_particles,
+        "k": w.k,
+        "length": w.length,
+        "steps": w.group,
+    }
     if w.estimator == "tbptt":
-        init, step = floors.tbptt_floor(family, opt, num_particles=w.num_particles, k=w.k, length=w.length)
+        init, step = floors.tbptt_floor(family, opt, **common)
     else:
-        init, step = floors.es_floor(
-            family,
-            opt,
-            method=w.estimator,
-            num_particles=w.num_particles,
-            k=w.k,
-            length=w.length,
-            sigma=SIGMA,
-        )
+        init, step = floors.es_floor(family, opt, method=w.estimator, sigma=SIGMA, **common)
     state, key = init(jax.random.key(0)), jax.random.key(1)
 
     def run():
         nonlocal state
-        for _ in range(w.group):
-            state, loss = step(state, key, family.data)
+        state, loss = step(state, key, family.data)
         return loss
 
     return run

@@ -198,6 +198,15 @@ FAMILIES = {
 OF_FAMILIES = {"a": jnp.float32(1), "b": jnp.float32(2), "c": jnp.float32(3)}
 
 
+def test_every_device_has_as_many_particles_of_every_family_as_the_others():
+    chunks: dict[str, int | None] = dict.fromkeys(FAMILIES)
+    together = shard_average(FAMILIES, particle_mesh(4), chunks=chunks)
+    _, state = estimate(together, OF_FAMILIES)
+    for label, family in FAMILIES.items():
+        own = {shard.device: len(shard.data) for shard in state.states[label].index.addressable_shards}
+        assert len(own) == 4 and set(own.values()) == {family.num_particles // 4}, label
+
+
 @pytest.mark.parametrize("scaling", ["none", "ema", "loss"])
 @pytest.mark.parametrize("options", [{}, {"chunk": 1}, {"chunk": 1, "deterministic": True}], ids=str)
 def test_families_on_several_devices_have_their_average_by_one_collective_operation(scaling, options):

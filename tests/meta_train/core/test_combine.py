@@ -207,8 +207,15 @@ def test_every_device_has_as_many_particles_of_every_family_as_the_others():
         assert len(own) == 4 and set(own.values()) == {family.num_particles // 4}, label
 
 
-@pytest.mark.parametrize("scaling", ["none", "ema", "loss"])
-@pytest.mark.parametrize("options", [{}, {"chunk": 1}, {"chunk": 1, "deterministic": True}], ids=str)
+IN_CHUNKS = {"chunk": 1}
+IN_ORDER = {"chunk": 1, "deterministic": True}
+# Each scaling and each way of summing once; the other combinations are slow tests.
+QUICK = [("none", {}), ("ema", IN_CHUNKS), ("loss", IN_ORDER)]
+OTHERS = [(scaling, way) for scaling in ("none", "ema", "loss") for way in ({}, IN_CHUNKS, IN_ORDER)]
+OTHERS = [pytest.param(*one, marks=pytest.mark.slow) for one in OTHERS if one not in QUICK]
+
+
+@pytest.mark.parametrize("scaling, options", QUICK + OTHERS, ids=str)
 def test_families_on_several_devices_have_their_average_by_one_collective_operation(scaling, options):
     chunk, deterministic = options.get("chunk"), options.get("deterministic", False)
     weights = {"a": 1.0, "b": 2.0, "c": 3.0}

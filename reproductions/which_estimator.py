@@ -140,7 +140,7 @@ def summarised(title: str, found: dict[str, Any], asked: dict[str, Any]) -> dict
     return lines
 
 
-def band(lines: list[list[float]], logs: bool) -> tuple[np.ndarray, np.ndarray]:
+def band(lines: Any, logs: bool) -> tuple[np.ndarray, np.ndarray]:
     """The mean over seeds of lines [seeds, X], of their logarithms if asked, and its 95 % half-width."""
     values = np.log(lines) if logs else np.asarray(lines)
     return values.mean(0), half_width(values)
@@ -160,12 +160,12 @@ def draw_row(panels: Any, found: dict[str, Any], budget: int, kind: str, logs: b
             x = np.linspace(0, end, RECORDS + 1)
             panel.plot(x, back(mean), color=colour, label=label, lw=1.4)
             panel.fill_between(x, back(mean - half), back(mean + half), color=colour, alpha=0.12, lw=0)
-        mean, half = band(np.asarray([[line[-1] for line in one[kind]] for one in ones]).T.tolist(), logs)
+        mean, half = band(np.asarray([[line[-1] for line in one[kind]] for one in ones]).T, logs)
         ends = np.abs(back(np.stack([mean - half, mean + half])) - back(mean))
         x = [one["K"] * (1 + 0.03 * (i - 2)) for one in ones]
         windows.errorbar(x, back(mean), ends, color=colour, marker="o", ms=4, capsize=2)
-    means = [band(one[kind], logs)[0] for one in found.values()]
-    low, high = (float(f([f(mean) for mean in means])) for f in (np.min, np.max))
+    means = np.stack([band(one[kind], logs)[0] for one in found.values()])
+    low, high = means.min(), means.max()
     limits = back(np.array([low - 0.15 * (high - low), high + 0.25 * (high - low)]))
     for panel in panels:
         panel.set(ylim=limits)

@@ -21,7 +21,7 @@ import optax
 
 from learned_opt import LEARNED_OPTIMIZERS
 from meta_train.core.combine import average
-from meta_train.core.outer import make_outer_step
+from meta_train.core.outer import OuterStep, make_outer_step
 from meta_train.estimators import ESTIMATORS
 from meta_train.inner import Objective, inner_training
 from tasks import TASKS
@@ -56,8 +56,8 @@ def family_of(w: Workload) -> Any:
     return TASKS[w.task](**({"datasets": ("digits",)} if w.task == "image_mlp" else {"dim": 10}))
 
 
-def framework(w: Workload, family: Any) -> Callable[[], Any]:
-    """A function that does `w.group` outer steps with the framework, as a run does."""
+def outer_step_of(w: Workload, family: Any) -> tuple[OuterStep, Any, Any]:
+    """The framework's outer step of `w.group` steps a call, its first state, and its data."""
     lopt = LEARNED_OPTIMIZERS[w.optimizer]()
     objective = Objective(log=False, cap=1e6)
     system = inner_training(family, lopt, unroll_length=w.length, multiple=w.k, objective=objective)
@@ -68,7 +68,12 @@ def framework(w: Workload, family: Any) -> Callable[[], Any]:
         options["carry"] = "pos"
     estimator = average({"task": ESTIMATORS[w.estimator](system, **options)})
     outer = make_outer_step(lopt.init, estimator, optax.adam(3e-4), steps_per_call=w.group)
-    state, data = outer.init(jax.random.key(0)), {"task": family.data}
+    return outer, outer.init(jax.random.key(0)), {"task": family.data}
+
+
+def framework(w: Workload, family: Any) -> Callable[[], Any]:
+    """A function that does `w.group` outer steps with the framework, as a run does."""
+    outer, state, data = outer_step_of(w, family)
 
     def run():
         nonlocal state

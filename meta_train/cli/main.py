@@ -1,6 +1,7 @@
 """The command line, `meta-train`. Every error that a user can make is one line and exit code 1 or 2."""
 
 import argparse
+import gc
 import os
 import shlex
 import sys
@@ -26,6 +27,7 @@ from meta_train.cli import (
 
 EXIT_REFUSED, EXIT_FAILED, EXIT_INTERRUPTED = 2, 1, 130
 MOST_CPU_DEVICES = 16
+YOUNG_OBJECTS = 100_000  # before a garbage collection; tracing makes so many that live on that 700 cost a fifth
 # Modules with an `add(commands)` each; light to import: what a command needs is imported when it runs.
 COMMANDS = (run, evaluate, export, imports, plot, leaderboard, population, diagnose, verify, listing)
 COMMANDS += (check, new, schema, completion)
@@ -38,6 +40,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def command(argv: list[str]) -> int:
     """Runs one command and returns its exit code: 0, 1 failed, 2 refused, 130 interrupted."""
+    gc.set_threshold(YOUNG_OBJECTS, 50, 100)
     args = parse(argv)
     if not getattr(args, "coordinator", None):
         return _outcome(args, argv)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from learned_opt.architectures.transformation import under_vmap
 from learned_opt.base import LearnedOptimizer
 from meta_train.core.system import UnrolledSystem
 from tasks.base import TaskFamily
@@ -139,7 +140,9 @@ def inner_training(
         return InnerState(params, opt_state, cfg, jnp.zeros([], jnp.int32), length, late, rate), length
 
     def step(theta, state, key, data):
-        task, opt = family.task(state.cfg), lopt.build(theta, state.length)
+        task = family.task(state.cfg)
+        with under_vmap():
+            opt = lopt.build(theta, state.length)
         key_train, key_valid = jax.random.split(key)
         loss, grads = jax.value_and_grad(task.loss)(state.params, key_train, data["train"])
         grads, late = delayed(state.late, grads, state.t)

@@ -155,7 +155,7 @@ def lstm_optimizer(
             return tree_like(found, params), HyperState(seen, lstm, buffer)
 
         needs = ("params", "num_steps", "value")
-        return transformation(name, init_fn, update, needs=needs, num_steps=num_steps)
+        return transformation(name, init_fn, update, needs=needs, num_steps=num_steps, branch=False)
 
     return LearnedOptimizer(init, build, needs=("num_steps", "value"))
 

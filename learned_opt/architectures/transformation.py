@@ -24,6 +24,7 @@ def transformation(
     needs: tuple[str, ...] = (),
     num_steps: Any = None,
     skip_nonfinite: bool | None = None,
+    branch: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
     """`init(params) -> state` and `update(grads, state, params, value) -> (updates, state)` as optax's.
 
@@ -45,6 +46,7 @@ def transformation(
       num_steps: what `build` was given.
       skip_nonfinite: False hands non-finite gradients to `update`, as the code does that an architecture
         was ported from; None takes what `non_finite_steps` says, which is True unless it was called.
+      branch: see `skipping_nonfinite`.
 
     Returns:
       The transformation. Its `update` raises ValueError if something it needs is missing.
@@ -59,7 +61,8 @@ def transformation(
 
     check_num_steps(num_steps)
     if _SKIP_NONFINITE.get() if skip_nonfinite is None else skip_nonfinite:
-        update = skipping_nonfinite(update, with_value="value" in needs)
+        branch = branch and not _UNDER_VMAP.get()
+        update = skipping_nonfinite(update, with_value="value" in needs, branch=branch)
     init, update = on_mesh_of_params(init), sharded_by_compiler(update)
 
     def init_fn(params):
@@ -84,7 +87,7 @@ def transformation(
 
 
 def skipping_nonfinite(
-    update: Callable[..., tuple[Any, Any]], *, with_value: bool = False
+    update: Callable[..., tuple[Any, Any]], *, with_value: bool = False, branch: bool = True
 ) -> Callable[..., tuple[Any, Any]]:
     """`update(grads, state, params, value)` that does nothing where a gradient is not finite.
 
@@ -94,6 +97,10 @@ def skipping_nonfinite(
     Args:
       update: of an architecture, on float32 leaves.
       with_value: whether the value must be finite as well.
+      branch: whether the program branches. That keeps the state in its memory: with a selection for each
+        leaf, its old and new values are there at once, and a step on a large model takes 1.3 to 2.3 times as
+        long. Without a branch XLA can fuse the steps with their addition to the parameters, which is better
+        where little of the state is as large as they are. Under `vmap` both select (`under_vmap`).
     """
 
     def guarded(grads, state, params, value):
@@ -104,19 +111,43 @@ def skipping_nonfinite(
         # All are finite if the least is the first. XLA would put a plain conjunction into the program of
         # every leaf again, which takes most of the time of compilation.
         ok = jnp.argmin(jnp.stack([jnp.bool_(True), *finite])) == 0
-
-        def chosen(new, old):
-            # By the names of leaves: Flax NNX hands a NamedTuple back as a mapping, whose order is another.
-            kept = {jax.tree_util.keystr(path, simple=True): x for path, x in tree_leaves_with_path(old)}
-            return jax.tree_util.tree_map_with_path(
-                lambda path, x: jnp.where(ok, x, kept[jax.tree_util.keystr(path, simple=True)]), new
-            )
-
         zeros = jax.tree.map(jnp.zeros_like, grads)
-        steps, after = update(chosen(grads, zeros), state, params, value)
-        return chosen(steps, zeros), chosen(after, state)
+
+        def new():
+            kept = jax.tree.map(lambda g, zero: jnp.where(ok, g, zero), grads, zeros)
+            steps, after = update(kept, state, params, value)
+            return steps, _like(state, after)
+
+        if branch:
+            steps, after = jax.lax.cond(ok, new, lambda: (zeros, state))
+        else:
+            steps, after = jax.tree.map(lambda x, old: jnp.where(ok, x, old), new(), (zeros, state))
+        return steps, after
 
     return guarded
+
+
+def _like(old: Any, new: Any) -> Any:
+    """`new` in the structure of `old`: Flax NNX hands a NamedTuple back as a mapping, in another order."""
+    if jax.tree.structure(old) == jax.tree.structure(new):
+        return new
+    leaves = {jax.tree_util.keystr(path, simple=True): x for path, x in tree_leaves_with_path(new)}
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: leaves[jax.tree_util.keystr(path, simple=True)], old
+    )
+
+
+_UNDER_VMAP = contextvars.ContextVar("under_vmap", default=False)
+
+
+@contextlib.contextmanager
+def under_vmap() -> Iterator[None]:
+    """Optimizers that are built in here run under `vmap`, where JAX makes a slower selection of a branch."""
+    token = _UNDER_VMAP.set(True)
+    try:
+        yield
+    finally:
+        _UNDER_VMAP.reset(token)
 
 
 _SKIP_NONFINITE = contextvars.ContextVar("skip_nonfinite", default=True)

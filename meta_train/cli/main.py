@@ -27,7 +27,8 @@ from meta_train.cli import (
 
 EXIT_REFUSED, EXIT_FAILED, EXIT_INTERRUPTED = 2, 1, 130
 MOST_CPU_DEVICES = 16
-YOUNG_OBJECTS = 100_000  # before a garbage collection; tracing makes so many that live on that 700 cost a fifth
+# Before a garbage collection. Tracing makes so many that live on that Python's 700 cost a fifth of its time.
+YOUNG_OBJECTS = 100_000
 # Modules with an `add(commands)` each; light to import: what a command needs is imported when it runs.
 COMMANDS = (run, evaluate, export, imports, plot, leaderboard, population, diagnose, verify, listing)
 COMMANDS += (check, new, schema, completion)

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 
 from learned_opt import LearnedOptimizer
+from learned_opt.architectures.transformation import under_vmap
 from meta_train.evaluation import baselines
 from meta_train.evaluation.curves import Build, EvalParams
 from meta_train.evaluation.protocol import Settings, parse_rival
@@ -58,7 +59,8 @@ def learned(
         row, meta = setting
         if horizon:
             num_steps = jnp.maximum(jnp.round(num_steps * row["told"]), 1).astype(jnp.int32)
-        inner = lopt.build(meta, num_steps if horizon else None)
+        with under_vmap():
+            inner = lopt.build(meta, num_steps if horizon else None)
 
         def update(updates, state, params=None, **extra):
             updates, state = inner.update(updates, state, params, **extra)

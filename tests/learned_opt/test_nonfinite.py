@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 
 from learned_opt import LEARNED_OPTIMIZERS
-from learned_opt.architectures.transformation import non_finite_steps, skipping_nonfinite, transformation
+from learned_opt.architectures.transformation import (
+    non_finite_steps,
+    skipping_nonfinite,
+    transformation,
+    under_vmap,
+)
 
 SMALL = {"velo": {"lstm_hidden": 8, "bank": 2}, "celo": {"lstm_hidden": 8}, "rnn_mlp": {"lstm_hidden": 8}}
 EVERY = pytest.mark.parametrize("name", LEARNED_OPTIMIZERS)
@@ -56,10 +61,34 @@ def test_a_value_that_the_architecture_does_not_look_at_may_be_nan():
     np.testing.assert_array_equal(updates["b"], -PARAMS["b"])
 
 
-def test_the_derivative_by_theta_of_a_skipped_step_is_zero_and_finite():
-    def loss(theta):
-        update = skipping_nonfinite(lambda g, s, p, v: (theta * jnp.sqrt(g), s + theta))
-        steps, state = update(jnp.array([jnp.nan, 4.0]), jnp.zeros([]), None, None)
+@pytest.mark.parametrize("branch", [True, False])
+def test_the_derivative_by_theta_of_a_skipped_step_is_zero_and_finite(branch):
+    def loss(theta, first):
+        update = skipping_nonfinite(lambda g, s, p, v: (theta * jnp.sqrt(g), s + theta), branch=branch)
+        steps, state = update(jnp.stack([first, 4.0]), jnp.zeros([]), None, None)
         return steps.sum() + state
 
-    assert jax.grad(loss)(1.0) == 0
+    assert jax.grad(loss)(1.0, jnp.nan) == 0
+    firsts = jnp.array([jnp.nan, 9.0])
+    np.testing.assert_allclose(jax.vmap(jax.grad(loss), (None, 0))(1.0, firsts), [0, 3 + 2 + 1])
+
+
+@pytest.mark.parametrize("branch", [True, False])
+def test_a_guarded_step_is_the_step_in_all_bits(branch):
+    def update(grads, state, params, value):
+        return jax.tree.map(lambda g: jnp.sin(g) * state, grads), state + value
+
+    guarded = skipping_nonfinite(update, branch=branch)
+    args = PARAMS, jnp.float32(0.3), PARAMS, jnp.float32(0.7)
+    jax.tree.map(np.testing.assert_array_equal, jit(guarded)(*args), jit(update)(*args))
+
+
+def test_optimizers_that_run_under_vmap_do_not_branch():
+    def primitives(tx):
+        jaxpr = jax.make_jaxpr(lambda g: tx.update(g, tx.init(PARAMS), PARAMS, value=1.0))(PARAMS)
+        return {str(equation.primitive) for equation in jaxpr.eqns}
+
+    lopt, alone = optimizer("learnable_adam")
+    with under_vmap():
+        one_of_many = lopt.build(lopt.init(jax.random.key(0)), 20)
+    assert "cond" in primitives(alone) and "cond" not in primitives(one_of_many)

@@ -5,8 +5,6 @@ VENV ?= .venv
 # A lock file of requirements/; empty for the newest versions that pip finds.
 LOCK ?=
 NEWEST ?= python3.13
-# Outer steps of the quickstart; the config's own 5500 take five minutes on 2 cores.
-STEPS ?= 3000
 BIN := $(VENV)/bin
 # Compiled programs are kept between test runs: nearly all test time is compile time.
 CACHE := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.jax_cache JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0
@@ -22,7 +20,7 @@ help:  ## this list
 	@awk -F ':.*## ' '/^[a-z0-9_-]+:.*## / {printf "make %-10s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 quickstart: $(VENV)/.train  ## meta-train, evaluate and export an optimizer: under 8 minutes on 2 cores
-	$(BIN)/meta-train run configs/quickstart.yaml outer_steps=$(STEPS) --out runs/quickstart --resume
+	$(BIN)/meta-train run configs/quickstart.yaml --out runs/quickstart --resume
 	$(BIN)/meta-train evaluate runs/quickstart
 	$(BIN)/meta-train export runs/quickstart --out runs/quickstart/optimizer
 

@@ -1,4 +1,4 @@
-"""The quickstart's promise, in short: this takes minutes."""
+"""The quickstart's promise: this takes minutes."""
 
 import json
 import os
@@ -22,11 +22,11 @@ def meta_train(*argv):
 
 
 @pytest.mark.slow
-def test_the_short_quickstart_beats_tuned_adam_on_held_out_tasks(tmp_path):
-    """One fixed seed, so no chance; docs/getting-started.md has those of the full run."""
+def test_the_quickstart_beats_tuned_adam_on_held_out_tasks(tmp_path):
+    """One fixed seed, so no chance; docs/getting-started.md has three, on one core and on two: 2.7 to 2.9."""
     run = str(tmp_path / "run")
-    meta_train("run", str(CONFIG), "outer_steps=3000", "--out", run)
+    meta_train("run", str(CONFIG), "--out", run)
     table = meta_train("evaluate", run, "--cache", str(tmp_path / "baselines"))
     figures = json.loads((tmp_path / "run" / "evaluation.json").read_text())
-    assert figures["speed_up"]["mean"] >= 1.3, table
+    assert figures["speed_up"]["mean"] >= 2.0, table
     assert figures["divergence_rate"] == 0

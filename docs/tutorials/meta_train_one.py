@@ -99,9 +99,9 @@ plt.show()
 evaluation = meta_train.evaluate(str(directory), options={"rivals": RIVALS, "horizons": HORIZONS})
 
 # %% [markdown]
-# What to expect: [the quickstart](../getting-started.md), which trains 5500 outer steps in the same way on
-# two somewhat wider families, takes under five minutes on two idle cores and reaches a speed-up of about
-# 1.9. These figures are about small networks and the training loss. [Evaluation](../evaluation.md)
+# What to expect: [the quickstart](../getting-started.md), which trains another rule on two somewhat wider
+# families, takes one to two minutes on two idle cores and reaches a speed-up of 2.7 to 2.9. These figures are
+# about small networks and the training loss. [Evaluation](../evaluation.md)
 # describes the protocol, and [Pretrained optimizers](../pretrained.md) has what longer meta-training
 # reached.
 #

@@ -118,11 +118,11 @@ def skipping_nonfinite(
             steps, after = update(kept, state, params, value)
             return steps, _like(state, after)
 
-        if branch:
-            steps, after = jax.lax.cond(ok, new, lambda: (zeros, state))
-        else:
-            steps, after = jax.tree.map(lambda x, old: jnp.where(ok, x, old), new(), (zeros, state))
-        return steps, after
+        if not branch:
+            return jax.tree.map(lambda x, old: jnp.where(ok, x, old), new(), (zeros, state))
+        if not isinstance(ok, jax.core.Tracer):  # without jit, where `cond` would compile in every call
+            return new() if ok else (zeros, state)
+        return jax.lax.cond(ok, new, lambda: (zeros, state))
 
     return guarded
 

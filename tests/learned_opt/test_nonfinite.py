@@ -1,6 +1,7 @@
 """Gradients that are not finite cost a step, not the run."""
 
 import functools
+import logging
 
 import jax
 import jax.numpy as jnp
@@ -81,6 +82,19 @@ def test_a_guarded_step_is_the_step_in_all_bits(branch):
     guarded = skipping_nonfinite(update, branch=branch)
     args = PARAMS, jnp.float32(0.3), PARAMS, jnp.float32(0.7)
     jax.tree.map(np.testing.assert_array_equal, jit(guarded)(*args), jit(update)(*args))
+
+
+def test_without_jit_nothing_is_compiled_again_in_the_next_step():
+    _, tx = optimizer("learnable_adam")
+    state = tx.update(PARAMS, tx.init(PARAMS), PARAMS)[1]
+    with jax.log_compiles(), pytest.MonkeyPatch.context() as patch:
+        compiled = []
+        patch.setattr(logging.Logger, "handle", lambda self, record: compiled.append(record.getMessage()))
+        jax.jit(lambda x: x + 2)(1.0)
+        assert any("ompil" in message for message in compiled)
+        compiled.clear()
+        tx.update(PARAMS, state, PARAMS)
+    assert not compiled
 
 
 def test_optimizers_that_run_under_vmap_do_not_branch():

@@ -12,7 +12,7 @@ import argparse
 import json
 import re
 import tempfile
-from collections import Counter, defaultdict
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -82,9 +82,9 @@ def _part(line: str) -> str:
     )
 
 
-def own_times(events: list[tuple[str, float, float]]) -> Counter[str]:
+def own_times(events: list[tuple[str, float, float]]) -> dict[str, float]:
     """Name -> nanoseconds, of events (name, start, length) that may contain others."""
-    found: Counter[str] = Counter()
+    found: dict[str, float] = defaultdict(float)
     open_until: list[tuple[float, str]] = []
     for name, start, length in sorted(events, key=lambda event: (event[1], -event[2])):
         while open_until and open_until[-1][0] <= start:
@@ -93,7 +93,7 @@ def own_times(events: list[tuple[str, float, float]]) -> Counter[str]:
             found[open_until[-1][1]] -= length
         found[name] += length
         open_until.append((start + length, name))
-    return found
+    return dict(found)
 
 
 def profile(w: Workload, calls: int) -> dict[str, dict[str, float]]:

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 from jax.tree_util import tree_leaves_with_path
 
 from learned_opt.architectures.explicit_mesh import on_mesh_of_params, sharded_by_compiler
@@ -120,7 +121,7 @@ def skipping_nonfinite(
 
         if not branch:
             return jax.tree.map(lambda x, old: jnp.where(ok, x, old), new(), (zeros, state))
-        if not isinstance(ok, jax.core.Tracer):  # without jit, where `cond` would compile in every call
+        if not isinstance(ok, Tracer):  # without jit, where `cond` would compile in every call
             return new() if ok else (zeros, state)
         return jax.lax.cond(ok, new, lambda: (zeros, state))
 

@@ -108,7 +108,8 @@ def test_the_outputs_correct_adams_size_and_add_a_direction(zeroed):
 def test_rates_of_tensors_change_nothing_at_initialisation():
     key = jax.random.key(0)
     plain, rated = residual(), residual(tensor_hidden=4)
-    assert_close(run(rated.build(rated.init(key), T)), run(plain.build(plain.init(key), T)), rtol=1e-6, atol=1e-7)
+    got = run(rated.build(rated.init(key), T))
+    assert_close(got, run(plain.build(plain.init(key), T)), rtol=1e-6, atol=1e-7)
 
 
 def test_a_tensors_rate_scales_its_steps_and_is_clipped():

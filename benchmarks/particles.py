@@ -53,6 +53,11 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--json", metavar="FILE")
     args = parser.parse_args()
+    for n, d in ((n, d) for n in args.numbers for d in args.devices):
+        if n < 1 or d < 1 or n % d:
+            parser.error(
+                f"N is {n} on {d} devices: it must be a multiple of their number, and both at least 1"
+            )
     if max(args.devices) > 1:
         jax.config.update("jax_num_cpu_devices", max(args.devices))
     cases = [(n, option, d) for n in args.numbers for option in ("auto", None) for d in args.devices]

@@ -41,7 +41,7 @@ def curves_png(evaluation: Evaluation, title: str = "") -> bytes:
     tasks = list(dict.fromkeys(cell.task for cell in evaluation.cells))
     columns = min(4, len(tasks))
     rows = math.ceil(len(tasks) / columns) * len(horizons)
-    figure = Figure(figsize=(WIDTH * max(columns, 2) / 4, 2.75 * rows + 1.0), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(WIDTH * max(columns, 2) / 4, 2.95 * rows + 1.2), dpi=DPI, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
         axis.set_visible(False)
@@ -58,7 +58,7 @@ def curves_png(evaluation: Evaluation, title: str = "") -> bytes:
         found.values(), found, loc="outside lower center", ncols=len(found), frameon=False, fontsize=11
     )
     if title:
-        figure.suptitle(title, fontsize=13)
+        figure.suptitle(textwrap.fill(title, 32 * max(columns, 2)), fontsize=12)
     return png(figure)
 
 
@@ -150,7 +150,7 @@ def _panel(axis: Any, cell: Cell, decay: float) -> None:
     axis.spines[["top", "right"]].set_visible(False)
     first = cell.outcomes["per_task_tuned"]
     headline = f"speed-up {'>= ' if first.censored else ''}{first.speed_up:.2f}x"
-    headline += f", {first.loss_ratio['best']:.3g} of the loss of {cell.best}"
+    headline += f"\nloss {first.loss_ratio['best']:.2g} times that of {cell.best}"
     if cell.diverged:
         headline = f"{cell.diverged}/{len(cell.loss[LEARNED])} diverged"
-    axis.set_title(f"{cell.task}, {cell.horizon} steps\n{headline}", fontsize=10.5)
+    axis.set_title(f"{cell.task}, {cell.horizon} steps\n{headline}", fontsize=9.5)

@@ -19,7 +19,7 @@ REPRODUCTIONS := influence_balancing variance table_1 toy_regression swimmer acr
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z0-9_-]+:.*## / {printf "make %-10s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-quickstart: $(VENV)/.train  ## meta-train, evaluate and export an optimizer: under 8 minutes on 2 cores
+quickstart: $(VENV)/.train  ## meta-train, evaluate and export an optimizer: under 6 minutes on 2 cores
 	$(BIN)/meta-train run configs/quickstart.yaml --out runs/quickstart --resume
 	$(BIN)/meta-train evaluate runs/quickstart
 	$(BIN)/meta-train export runs/quickstart --out runs/quickstart/optimizer

@@ -101,7 +101,7 @@ def test_skipping_steps_that_are_not_finite_needs_no_second_state():
     guarded = temporary_bytes(lopt, params)
     with non_finite_steps(skipped=False):
         alone = temporary_bytes(lopt, params)
-    one_array = 4 * 1024 * 512  # the state has five of this size
+    one_array = 4 * 1024 * 512  # the state has four of this size
     assert guarded - alone < 1.01 * one_array, (guarded, alone)
 
 

@@ -139,32 +139,29 @@ def _like(old: Any, new: Any) -> Any:
 
 
 _UNDER_VMAP = contextvars.ContextVar("under_vmap", default=False)
-
-
-@contextlib.contextmanager
-def under_vmap() -> Iterator[None]:
-    """Optimizers that are built in here run under `vmap`, where JAX makes a slower selection of a branch."""
-    token = _UNDER_VMAP.set(True)
-    try:
-        yield
-    finally:
-        _UNDER_VMAP.reset(token)
-
-
 _SKIP_NONFINITE = contextvars.ContextVar("skip_nonfinite", default=True)
 
 
 @contextlib.contextmanager
-def non_finite_steps(skipped: bool) -> Iterator[None]:
+def _within(variable: contextvars.ContextVar[bool], value: bool) -> Iterator[None]:
+    token = variable.set(value)
+    try:
+        yield
+    finally:
+        variable.reset(token)
+
+
+def under_vmap() -> contextlib.AbstractContextManager[None]:
+    """Optimizers that are built in here run under `vmap`, where JAX makes a slower selection of a branch."""
+    return _within(_UNDER_VMAP, True)
+
+
+def non_finite_steps(skipped: bool) -> contextlib.AbstractContextManager[None]:
     """Whether optimizers that are built in here skip steps whose gradients are not finite.
 
     With `skipped` false they do what the code did that they were ported from: most become NaN for good.
     """
-    token = _SKIP_NONFINITE.set(skipped)
-    try:
-        yield
-    finally:
-        _SKIP_NONFINITE.reset(token)
+    return _within(_SKIP_NONFINITE, skipped)
 
 
 def _optimized(p: Any) -> bool:

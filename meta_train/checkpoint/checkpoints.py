@@ -114,12 +114,13 @@ class Checkpoints:
             exchange.together(pending.result, CheckpointError) if together else pending.result()
 
     def give_up(self) -> None:
-        """Abandons, after some seconds, a save that needs other processes, which may be gone."""
+        """Expects nothing of other processes any longer: abandons, after some seconds, a save that needs them."""
         if self._pending is not None and self._together:
             wait_for([self._pending], timeout=PATIENCE)
             self._given_up.set()
             wait_for([self._pending])
             self._pending, self._together = None, False
+        self._given_up.set()
 
     def steps(self) -> list[int]:
         """The steps that have a checkpoint, ascending, without those that restore found damaged."""

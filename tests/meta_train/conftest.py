@@ -42,8 +42,10 @@ def kill_second():
         both[1].communicate()
         began = time.time()
         _, error = both[0].communicate(timeout=120)
-        assert both[0].returncode == 1 and time.time() - began < 60
-        (line,) = [line for line in error.splitlines() if "meta-train: " in line]
+        assert both[0].returncode == 1 and time.time() - began < 60, error
+        lines = [line for line in error.splitlines() if "meta-train: " in line]
+        assert len(lines) == 1, error
+        (line,) = lines
         assert f"another process of the {what} is gone" in line and "the last good checkpoint is" in line
         assert "--resume" in line and "Traceback" not in error
 

@@ -375,3 +375,17 @@ def test_an_error_of_the_caller_is_not_hidden_by_one_of_the_last_save(run, monke
         checkpoints.save(3, outer(3))
         raise KeyError
     assert len(said) == 1 and "No space left" in said[0]
+
+
+def test_once_the_other_processes_are_given_up_no_question_is_put_to_them(run, monkeypatch):
+    """With no save in flight, too: after a process is lost, its survivor lists what is saved."""
+
+    def gather(text):
+        raise RuntimeError("the other process is dead")
+
+    monkeypatch.setattr("meta_train.parallel.exchange.gather", gather)
+    checkpoints = Checkpoints(run)
+    with pytest.raises(RuntimeError):
+        checkpoints.steps()
+    checkpoints.give_up()
+    assert checkpoints.steps() == [1, 2]

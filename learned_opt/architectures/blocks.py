@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from learned_opt.architectures.features import Decays, Tensor, fraction_embedding, rsqrt_rms, time_embedding
+from learned_opt.architectures.rows import tensor_means
 
 # Directions of hand-designed optimizers, for nominal terms: f32[*P] of one tensor.
 NOMINAL = {
@@ -59,15 +60,17 @@ def tensor_statistics(tensor: Tensor, count: jax.Array, decays: Decays) -> jax.A
       count: i32[], updates including this one.
       decays: of its accumulators; the last RMS is used.
     """
-    m = tensor.acc.momentum / (1 - jnp.asarray(decays.momentum) ** count)
-    v = tensor.acc.rms[..., -1:] / (1 - decays.rms[-1] ** count)
-    axes = tuple(range(m.ndim - 1))
-    size = jnp.mean(m**2, axes)
-    signal = jnp.mean(m**2 / (v + 1e-16), axes)
-    cosines = jnp.mean(m[..., 1:] * m[..., :-1], axes) * jax.lax.rsqrt(size[1:] * size[:-1] + 1e-30)
-    scale = jnp.log(jnp.mean(tensor.param**2) + 1e-6) / 8 + 0.5
+
+    def arrays(t):
+        m = t.acc.momentum / (1 - jnp.asarray(decays.momentum) ** count)
+        v = t.acc.rms[..., -1:] / (1 - decays.rms[-1] ** count)
+        return [m**2, m**2 / (v + 1e-16), m[..., 1:] * m[..., :-1], t.param[..., None] ** 2]
+
+    size, signal, products, scale = jnp.split(tensor_means(arrays, tensor), (3, 6, 8))
+    cosines = products * jax.lax.rsqrt(size[1:] * size[:-1] + 1e-30)
+    scale = jnp.log(scale + 1e-6) / 8 + 0.5
     number = math.log(tensor.param.size) / 4 - 1
-    return jnp.concatenate([0.5 * jnp.log(signal + 1e-6) + 1, cosines, scale[None], jnp.full(1, number)])
+    return jnp.concatenate([0.5 * jnp.log(signal + 1e-6) + 1, cosines, scale, jnp.full(1, number)])
 
 
 def clip_gradients(grads: Any, max_norm: float | None) -> Any:

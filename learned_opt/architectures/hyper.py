@@ -32,6 +32,7 @@ from learned_opt.architectures.recurrent import (
     log_magnitude,
     push_loss,
 )
+from learned_opt.architectures.rows import tensor_means
 from learned_opt.architectures.transformation import transformation
 from learned_opt.base import LearnedOptimizer, Theta
 
@@ -155,21 +156,21 @@ def lstm_optimizer(
             return tree_like(found, params), HyperState(seen, lstm, buffer)
 
         needs = ("params", "num_steps", "value")
-        return transformation(name, init_fn, update, needs=needs, num_steps=num_steps, branch=False)
+        return transformation(name, init_fn, update, needs=needs, num_steps=num_steps)
 
     return LearnedOptimizer(init, build, needs=("num_steps", "value"))
 
 
 def tensor_statistics(t: Tensor) -> jax.Array:
     """What VeLO's LSTM sees of a tensor, f32[12]; its accumulators have not seen the gradient yet."""
-    axes = tuple(range(t.grad.ndim))
-    scale = rsqrt(jnp.maximum(1e-9, jnp.mean(jnp.square(t.param))))
-    m, v = scale * t.acc.momentum, scale * t.acc.rms
-    mean_m = jnp.mean(m, axes)
+    n = t.acc.momentum.shape[-1]
+    means = tensor_means(lambda t: [t.acc.momentum, t.acc.rms, jnp.square(t.param)[..., None]], t)
+    mean_m, mean_v, scale = means[:n], means[n:-1], rsqrt(jnp.maximum(1e-9, means[-1]))
+    # The variance of v is about the mean of m: so it was trained.
+    centred = tensor_means(lambda t: [jnp.square(x - mean_m) for x in (t.acc.momentum, t.acc.rms)], t)
+    var_m, var_v = jnp.square(scale) * centred[:n], jnp.square(scale) * centred[n:]
+    mean_v, var_m, var_v = (0.5 * log_magnitude(10 * x) for x in (scale * mean_v, var_m, var_v))
     rank = jax.nn.one_hot(sum(size > 1 for size in t.grad.shape), 5)
-    var_m = jnp.mean(jnp.square(m - mean_m), axes)
-    var_v = jnp.mean(jnp.square(v - mean_m), axes)  # not v's mean: so it was trained
-    mean_v, var_m, var_v = (0.5 * log_magnitude(10 * x) for x in (jnp.mean(v, axes), var_m, var_v))
     return jnp.concatenate([mean_v, rank, var_m, var_v])
 
 

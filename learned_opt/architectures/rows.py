@@ -17,10 +17,13 @@ import jax
 import jax.numpy as jnp
 from jax.lax import rsqrt
 
-from learned_opt.architectures.features import FEATURES, Norm, Tensor, channels, normalise
+from learned_opt.architectures.features import FEATURES, LARGE, Norm, Tensor, channels, normalise
 
 Layer = tuple[jax.Array, jax.Array]  # weights [inputs, outputs], bias [outputs]
 BLOCK = 2**16  # elements of a block: 16 features of it are in the order of a core's cache
+# Elements of a block that is summed. XLA hands sums over more than about 5,000 elements to a library, which
+# takes three times as long as the loops that XLA makes itself of smaller ones.
+SUMMED = 2**12
 WRITTEN_OUT = 320  # multiplications of a network that is written out; more cost seconds of compile time
 
 
@@ -61,7 +64,8 @@ def fused_mlp(features: Sequence[str], tensor: Tensor, layers: Sequence[Layer], 
     rows = weight_rows(features, w, tensor)
 
     squares = sum_over_blocks(
-        lambda t: jnp.stack([jnp.sum(x * x, axes, keepdims=True) for x in planes(t, everywhere)], -1),
+        lambda t: [jnp.sum(x * x, axes[:-1], keepdims=True) for x in planes(t, everywhere)],
+        lambda sums: jnp.concatenate([jnp.sum(x, axes[-1], keepdims=True) for x in sums], -1),
         tensor,
         shape,
         axes,
@@ -85,7 +89,7 @@ def fused_mlp(features: Sequence[str], tensor: Tensor, layers: Sequence[Layer], 
 
 
 def planes(tensor: Tensor, names: Sequence[str]) -> list[jax.Array]:
-    """The channels of features one by one, f32[*P] each."""
+    """The channels of features one by one, f32[*P, 1] each."""
     out = []
     for name in names:
         for c in range(channels(name, tensor.acc)):
@@ -93,55 +97,88 @@ def planes(tensor: Tensor, names: Sequence[str]) -> list[jax.Array]:
             acc, factors = jax.tree.map(
                 lambda a, c=c: a[..., min(c, a.shape[-1] - 1), None], (tensor.acc, tensor.factors)
             )
-            out.append(FEATURES[name].of(tensor._replace(acc=acc, factors=factors))[..., 0])
+            out.append(FEATURES[name].of(tensor._replace(acc=acc, factors=factors)))
     return out
 
 
 def _written_out(x, w, biases, layers):
+    """Every array keeps a last axis of length 1, because XLA splits a loop that has many reshapes."""
+
     def unit(j):
-        return sum(x * w[..., i, j] for i, x in enumerate(x)) + sum(b[..., j] for b in biases)
+        return sum(x * w[..., i, j, None] for i, x in enumerate(x)) + sum(b[..., j, None] for b in biases)
 
     x = [unit(j) for j in range(w.shape[-1])]
     for w, b in layers:
         x = [jax.nn.relu(x) for x in x]
         x = [sum(x * w[i, j] for i, x in enumerate(x)) + b[j] for j in range(w.shape[1])]
-    return jnp.stack(x, -1)
+    return jnp.concatenate(x, -1)
 
 
 def _by_products(x, w, biases, layers):
-    x = jnp.stack(x)  # [channels, *block]: long rows, which matrix products like
+    x = jnp.stack([x[..., 0] for x in x])  # [channels, *block]: long rows, which matrix products like
     x = jnp.einsum("c...,...ch->h...", x, w) + sum(jnp.moveaxis(b, -1, 0) for b in biases)
     for w, b in layers:
         x = jnp.tensordot(w, jax.nn.relu(x), ((0,), (0,))) + b.reshape(-1, *(1,) * (x.ndim - 1))
     return jnp.moveaxis(x, 0, -1)
 
 
-def sum_over_blocks(of_block: Callable[[Any], jax.Array], whole: Any, shape: Sequence[int], axes) -> Any:
-    """The sum of `of_block(block)` over blocks of `whole`, which differ along one of `axes`.
+def tensor_means(of: Callable[[Tensor], Sequence[jax.Array]], tensor: Tensor) -> jax.Array:
+    """The means over one tensor of the channels of some arrays; those of a large one are made block by block.
 
     Args:
-      of_block: a block of `whole` -> array. The blocks are as in `whole`, but shorter along one axis.
+      of: a block of the tensor -> its part of the arrays f32[*P, n_1], f32[*P, n_2], ...
+      tensor: of shape P.
+
+    Returns:
+      f32[n_1 + n_2 + ...].
+    """
+    shape = tensor.grad.shape
+    axes = tuple(range(len(shape)))
+    if tensor.grad.size < LARGE:
+        return jnp.concatenate([jnp.mean(x, axes) for x in of(tensor)])
+
+    def of_block(t):
+        channels = [x[..., c] for x in of(t) for c in range(x.shape[-1])]
+        return [jnp.sum(x, axes[:-1], keepdims=True) for x in channels]
+
+    def finish(sums):
+        return jnp.stack([jnp.sum(x) for x in sums])
+
+    return sum_over_blocks(of_block, finish, tensor, shape, axes) / tensor.grad.size
+
+
+def sum_over_blocks(
+    of_block: Callable[[Any], Any], finish: Callable[[Any], jax.Array], whole: Any, shape: Sequence[int], axes
+) -> jax.Array:
+    """The sum of `finish(of_block(block))` over blocks of `whole`, which differ along one of `axes`.
+
+    Args:
+      of_block: a block of `whole` -> a pytree of arrays. The blocks are as in `whole`, but shorter along one
+        axis.
+      finish: what is still to be done, a linear function; it is called on sums over blocks of one size.
       whole: a pytree. Arrays whose axis is as long as `shape` says are cut, all else is in every block.
       shape: of the tensor.
       axes: which axes may be cut.
     """
-    axis, size = _cut(shape, axes)
-    first = of_block(_block(whole, shape, axis, 0, shape[axis] % size)) if shape[axis] % size else None
+    axis, size = _cut(shape, axes, SUMMED)
+    count, rest = divmod(shape[axis], size)
+
+    def at(start, size):
+        return of_block(_block(whole, shape, axis, start, size))
 
     def body(total, i):
-        return total + of_block(_block(whole, shape, axis, shape[axis] % size + i * size, size)), None
+        return jax.tree.map(jnp.add, total, at(rest + i * size, size)), None
 
-    if first is None:
-        out = jax.eval_shape(lambda: body(0.0, 0)[0])
-        first = jnp.zeros(out.shape, out.dtype)
-    return jax.lax.scan(body, first, jnp.arange(shape[axis] // size))[0]
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(lambda: at(0, size)))
+    total = finish(jax.lax.scan(body, zeros, jnp.arange(count))[0])
+    return total + finish(at(0, rest)) if rest else total
 
 
 def map_over_blocks(
     of_block: Callable[[Any], jax.Array], whole: Any, shape: Sequence[int], outputs: int, axes
 ) -> jax.Array:
     """f32[*shape, outputs], put together from `of_block(block)` of the blocks as in `sum_over_blocks`."""
-    axis, size = _cut(shape, axes)
+    axis, size = _cut(shape, axes, BLOCK)
 
     def put(out, start, size):
         return jax.lax.dynamic_update_slice_in_dim(
@@ -155,11 +192,11 @@ def map_over_blocks(
     return jax.lax.scan(lambda out, i: (put(out, rest + i * size, size), None), out, jnp.arange(count))[0]
 
 
-def _cut(shape: Sequence[int], axes: Sequence[int]) -> tuple[int, int]:
-    """The axis to cut, and how long the pieces are: about BLOCK elements, if possible without a rest."""
+def _cut(shape: Sequence[int], axes: Sequence[int], elements: int) -> tuple[int, int]:
+    """The axis to cut, and how long the pieces are: about so many elements, if possible without a rest."""
     slices = {axis: math.prod(shape) // shape[axis] for axis in axes}  # elements of a slice
-    axis = next((a for a in axes if slices[a] <= BLOCK), min(slices, key=lambda axis: slices[axis]))
-    most = min(shape[axis], max(1, BLOCK // slices[axis]))
+    axis = next((a for a in axes if slices[a] <= elements), min(slices, key=lambda axis: slices[axis]))
+    most = min(shape[axis], max(1, elements // slices[axis]))
     return axis, next((n for n in range(most, most // 2, -1) if shape[axis] % n == 0), most)
 
 

@@ -181,7 +181,7 @@ def spectral(
 
         init_fn = partial(_init_state, rule=rule)
         needs = ("params",) if constant else ("params", "num_steps")
-        return transformation("spectral", init_fn, update, needs=needs, num_steps=num_steps, branch=False)
+        return transformation("spectral", init_fn, update, needs=needs, num_steps=num_steps)
 
     return LearnedOptimizer(init, build, needs=() if constant else ("num_steps",))
 

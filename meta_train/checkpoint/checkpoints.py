@@ -114,13 +114,12 @@ class Checkpoints:
             exchange.together(pending.result, CheckpointError) if together else pending.result()
 
     def give_up(self) -> None:
-        """Expects nothing of other processes any longer: abandons, after some seconds, a save that needs them."""
-        if self._pending is not None and self._together:
-            wait_for([self._pending], timeout=PATIENCE)
-            self._given_up.set()
-            wait_for([self._pending])
-            self._pending, self._together = None, False
+        """Asks nothing more of other processes, which may be gone; soon abandons a save that needs them."""
+        pending = [self._pending] if self._pending is not None and self._together else []
+        wait_for(pending, timeout=PATIENCE)
         self._given_up.set()
+        wait_for(pending)
+        self._pending, self._together = (None, False) if pending else (self._pending, self._together)
 
     def steps(self) -> list[int]:
         """The steps that have a checkpoint, ascending, without those that restore found damaged."""

@@ -11,7 +11,15 @@ import pytest
 from learned_opt import LEARNED_OPTIMIZERS
 from learned_opt.architectures import adafac_mlp, celo2, network, nn_adam, options, rows
 from learned_opt.architectures.adafac_mlp import FEATURES
-from learned_opt.architectures.features import OVER_ALL, Decays, Norm, init_state, observe
+from learned_opt.architectures.features import (
+    OVER_ALL,
+    Decays,
+    Norm,
+    init_accumulators,
+    init_state,
+    make_tensor,
+    observe,
+)
 from learned_opt.architectures.network import per_parameter_mlp
 from learned_opt.architectures.rounding import stochastic_bfloat16
 from learned_opt.architectures.transformation import non_finite_steps
@@ -50,6 +58,7 @@ def test_the_fused_network_gives_what_the_network_on_an_array_of_features_gives(
     written_out, norm, monkeypatch
 ):
     monkeypatch.setattr(rows, "BLOCK", 8)
+    monkeypatch.setattr(rows, "SUMMED", 8)
     monkeypatch.setattr(rows, "WRITTEN_OUT", written_out)
     fused, flat = jit(lambda layers: (outputs(layers, 0, norm), outputs(layers, NEVER, norm)))(layers(2))
     for got, want in zip(fused, flat, strict=True):
@@ -60,6 +69,7 @@ def test_the_fused_network_gives_what_the_network_on_an_array_of_features_gives(
 @pytest.mark.slow
 def test_the_fused_network_has_the_same_derivatives(monkeypatch):
     monkeypatch.setattr(rows, "BLOCK", 8)
+    monkeypatch.setattr(rows, "SUMMED", 8)
 
     def grads(fused_from):
         first = lambda layers: outputs(layers, fused_from, OVER_ALL, ["matrix"])[0]  # noqa: E731
@@ -73,12 +83,25 @@ def test_the_fused_network_has_the_same_derivatives(monkeypatch):
 @pytest.mark.parametrize("shape", [(19,), (9, 4), (4, 9), (2, 3, 7, 4), (50, 1), (1, 1)])
 def test_blocks_cover_a_tensor_once(shape, monkeypatch):
     monkeypatch.setattr(rows, "BLOCK", 8)
+    monkeypatch.setattr(rows, "SUMMED", 8)
     axes = tuple(range(len(shape)))
     x = numbers(shape)
-    total = rows.sum_over_blocks(lambda x: jnp.sum(x), x, shape, axes)
+    leading = lambda x: jnp.sum(x, axes[:-1], keepdims=True)  # noqa: E731
+    total = rows.sum_over_blocks(leading, jnp.sum, x, shape, axes)
     np.testing.assert_allclose(total, jnp.sum(x), rtol=1e-5, atol=1e-5)
     put = rows.map_over_blocks(lambda x: jnp.stack([x, -x], -1), x, shape, 2, axes)
     np.testing.assert_array_equal(put, jnp.stack([x, -x], -1))
+
+
+@pytest.mark.parametrize("shape", [(19,), (9, 4), (2, 3, 7, 4)])
+def test_the_means_over_a_large_tensor_are_those_over_a_small_one(shape, monkeypatch):
+    monkeypatch.setattr(rows, "SUMMED", 8)
+    tensor = make_tensor(numbers(shape), numbers(shape), init_accumulators(numbers(shape), DECAYS))
+    of = lambda t: [t.param[..., None], jnp.stack([t.grad, t.grad**2], -1)]  # noqa: E731
+    monkeypatch.setattr(rows, "LARGE", NEVER)
+    want = rows.tensor_means(of, tensor)
+    monkeypatch.setattr(rows, "LARGE", 1)
+    np.testing.assert_allclose(rows.tensor_means(of, tensor), want, rtol=1e-5, atol=1e-6)
 
 
 def temporary_bytes(lopt, params):

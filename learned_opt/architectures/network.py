@@ -1,5 +1,6 @@
 """The per-parameter network: a small MLP applied to the features of every parameter of every tensor."""
 
+import functools
 from collections.abc import Callable, Sequence
 from itertools import accumulate as running_sum
 from typing import Any
@@ -18,7 +19,7 @@ from learned_opt.architectures.features import (
     init_accumulators,
     make_tensor,
 )
-from learned_opt.architectures.rows import Layer, by_size, fused_mlp, normalised, weight_rows
+from learned_opt.architectures.rows import Layer, by_size, fused_mlp, normalised, numbers_of, weight_rows
 
 
 def per_parameter_mlp(
@@ -56,8 +57,9 @@ def per_parameter_mlp(
     def with_bias(b):
         return [(layers[0][0], b), *layers[1:]]
 
+    numbers = functools.cache(lambda: numbers_of(layers))
     outputs = {
-        i: fused_mlp(features, tensors[i], with_bias(b[i] if of_tensor else b), norm)
+        i: fused_mlp(features, tensors[i], with_bias(b[i] if of_tensor else b), norm, numbers)
         for i in range(len(tensors))
         if large[i]
     }

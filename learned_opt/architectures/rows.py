@@ -8,10 +8,12 @@ Normalised features need their mean squares first: the tensor is read twice. The
 * a wide one is applied block by block, features first: [inputs, parameters of a block].
 """
 
+import functools
 import math
+import operator
 from collections.abc import Callable, Sequence
 from itertools import accumulate as running_sum
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,8 +39,8 @@ def by_size(features: Sequence[str], vector: bool = False) -> list[list[str]]:
     return [names for names in groups if names]
 
 
-def weight_rows(features: Sequence[str], w: jax.Array, tensor: Tensor) -> dict[str, jax.Array]:
-    """The rows of the first layer's weights that belong to each feature."""
+def weight_rows(features: Sequence[str], w: Any, tensor: Tensor) -> dict[str, Any]:
+    """The rows of the first layer's weights, an array or a list of rows, that belong to each feature."""
     ends = list(running_sum(channels(name, tensor.acc) for name in features))
     return {name: w[start:end] for name, start, end in zip(features, [0, *ends], ends, strict=False)}
 
@@ -48,7 +50,38 @@ def normalised(tensor: Tensor, names: Sequence[str], norm: Norm) -> jax.Array:
     return normalise(jnp.concatenate([FEATURES[name].of(tensor) for name in names], -1), norm)
 
 
-def fused_mlp(features: Sequence[str], tensor: Tensor, layers: Sequence[Layer], norm: Norm) -> jax.Array:
+class Numbers(NamedTuple):
+    """The numbers of an MLP one by one, f32[] each.
+
+    Attributes:
+      weights: of each layer, `[i][j]` from input i to output j.
+      biases: of each layer but the first.
+    """
+
+    weights: list[list[list[jax.Array]]]
+    biases: list[list[jax.Array]]
+
+
+def numbers_of(layers: Sequence[Layer]) -> Numbers:
+    """Takes an MLP apart."""
+
+    def parts(x):
+        return [part.reshape(()) for part in jax.lax.split(x.reshape(-1), [1] * x.size)]
+
+    def rows(w):
+        flat, n = parts(w), w.shape[1]
+        return [flat[i : i + n] for i in range(0, len(flat), n)]
+
+    return Numbers([rows(w) for w, _ in layers], [parts(b) for _, b in layers[1:]])
+
+
+def fused_mlp(
+    features: Sequence[str],
+    tensor: Tensor,
+    layers: Sequence[Layer],
+    norm: Norm,
+    numbers: Callable[[], Numbers] | None = None,
+) -> jax.Array:
     """An MLP (relu) on the normalised features of every parameter of one tensor, f32[*P, outputs].
 
     Args:
@@ -56,6 +89,8 @@ def fused_mlp(features: Sequence[str], tensor: Tensor, layers: Sequence[Layer], 
       tensor: of shape P.
       layers: of the MLP.
       norm: how each feature is normalised.
+      numbers: gives `numbers_of(layers)`, where other tensors have the same weights; the first bias may
+        differ. Half of a program is otherwise made of taking the weights apart.
     """
     (w, b), *layers = layers
     shape = tensor.grad.shape
@@ -71,15 +106,18 @@ def fused_mlp(features: Sequence[str], tensor: Tensor, layers: Sequence[Layer], 
         axes,
     )
     count = math.prod(shape[axis] for axis in axes)
-    # The scales move into the weights: f32[..., channels, hidden], where ... is of size 1 along the axes.
-    w = rsqrt(norm.eps + squares / count)[..., None] * jnp.concatenate([rows[n] for n in everywhere])
+    scales = rsqrt(norm.eps + squares / count)  # f32[..., channels], where ... is of size 1 along the axes
     # Not yet their sum, which is as large as the tensor.
     biases = [normalised(tensor, names, norm) @ jnp.concatenate([rows[n] for n in names]) for names in narrow]
     biases += [b.reshape(*(1,) * len(shape), -1)]
 
-    multiplications = w.shape[-1] * w.shape[-2] + sum(w.size for w, _ in layers)
+    multiplications = scales.shape[-1] * w.shape[-1] + sum(w.size for w, _ in layers)
     if multiplications <= WRITTEN_OUT:
-        return _written_out(planes(tensor, everywhere), w, biases, layers)
+        found = numbers_of([(w, b), *layers]) if numbers is None else numbers()
+        return _written_out(features, tensor, everywhere, scales, biases, found)
+
+    # The scales move into the weights.
+    w = scales[..., None] * jnp.concatenate([rows[n] for n in everywhere])
 
     def of_block(block):
         t, w, biases = block
@@ -90,27 +128,36 @@ def fused_mlp(features: Sequence[str], tensor: Tensor, layers: Sequence[Layer], 
 
 def planes(tensor: Tensor, names: Sequence[str]) -> list[jax.Array]:
     """The channels of features one by one, f32[*P, 1] each."""
-    out = []
-    for name in names:
-        for c in range(channels(name, tensor.acc)):
-            # Channel c alone, or of accumulators with a single channel that one.
-            acc, factors = jax.tree.map(
-                lambda a, c=c: a[..., min(c, a.shape[-1] - 1), None], (tensor.acc, tensor.factors)
-            )
-            out.append(FEATURES[name].of(tensor._replace(acc=acc, factors=factors)))
-    return out
+    counts = [channels(name, tensor.acc) for name in names]
+
+    def channel(c):  # alone, or of accumulators with a single channel that one
+        acc, factors = jax.tree.map(lambda a: a[..., min(c, a.shape[-1] - 1), None], whole)
+        return tensor._replace(acc=acc, factors=factors)
+
+    whole = tensor.acc, tensor.factors
+    of_channel = [channel(c) for c in range(max(counts))]
+    return [
+        FEATURES[n].of(of_channel[c]) for n, count in zip(names, counts, strict=True) for c in range(count)
+    ]
 
 
-def _written_out(x, w, biases, layers):
+def _written_out(features, tensor, everywhere, scales, biases, numbers):
     """Every array keeps a last axis of length 1, because XLA splits a loop that has many reshapes."""
 
-    def unit(j):
-        return sum(x * w[..., i, j, None] for i, x in enumerate(x)) + sum(b[..., j, None] for b in biases)
+    def total(terms):
+        return functools.reduce(operator.add, terms)
 
-    x = [unit(j) for j in range(w.shape[-1])]
-    for w, b in layers:
+    def apart(x):
+        return jax.lax.split(x, [1] * x.shape[-1], x.ndim - 1)
+
+    x = [x * scale for x, scale in zip(planes(tensor, everywhere), apart(scales), strict=True)]
+    rows = weight_rows(features, numbers.weights[0], tensor)
+    weights = [row for name in everywhere for row in rows[name]]
+    biases = [total(b) for b in zip(*map(apart, biases), strict=True)]
+    x = [total(x * row[j] for x, row in zip(x, weights, strict=True)) + b for j, b in enumerate(biases)]
+    for w, b in zip(numbers.weights[1:], numbers.biases, strict=True):
         x = [jax.nn.relu(x) for x in x]
-        x = [sum(x * w[i, j] for i, x in enumerate(x)) + b[j] for j in range(w.shape[1])]
+        x = [total(x * row[j] for x, row in zip(x, w, strict=True)) + b for j, b in enumerate(b)]
     return jnp.concatenate(x, -1)
 
 

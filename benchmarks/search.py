@@ -1,6 +1,7 @@
 """Searches for the numbers of `pretrained:general` by CMA-ES over whole trainings; resumable.
 
     python -m benchmarks.search runs/search --generations 60 --seed 1     # some 40 minutes of 2 cores
+    python -m benchmarks.search runs/second --first --seed 2              # from where the first search began
 
 The `spectral` optimizer has 87 meta-parameters; the search moves 21 numbers, of which `theta_of` makes all of
 them. A generation trains every candidate on the same tasks, data and minibatches: each of fourteen small
@@ -84,7 +85,8 @@ NUMBERS: dict[str, tuple[float, float]] = {
     "decay_power": (-1.0, 0.5),  # of the number of steps over 500
     "decay_course": (-2.0, 1.0),  # its logarithm at the end less that in the middle
 }
-SPREAD = 0.3  # of the first generation, in these deviations
+SPREAD, FIRST_SPREAD = 0.3, 0.5  # of the first generation, in these deviations
+FIRST = {"log_t": -0.4, "log_t_vectors": -0.4, "cosine": 4.0}  # NorMuon; all else is 0
 WIDE = 0.0  # power of the width above 64, which no task of the search has
 RATE, DECAY = 0.03, 0.01
 
@@ -211,14 +213,16 @@ def score(speed: np.ndarray, validation: np.ndarray) -> np.ndarray:
     return (np.where(speed < 0, LOSING * speed, speed) + VALIDATION * validation).mean(1)
 
 
-def scaled(found: np.ndarray) -> np.ndarray:
-    """The numbers from the search's own units."""
-    start, scale = np.array(list(NUMBERS.values())).T
-    return start + scale * found
+def search(directory: Path, generations: int, seed: int, population: int, first: bool = False) -> None:
+    """Goes on until `generations` are done, and writes its state after each of them.
 
-
-def search(directory: Path, generations: int, seed: int, population: int) -> None:
-    """Goes on until `generations` are done, and writes its state after each of them."""
+    Args:
+      directory: of the search.
+      generations: in all.
+      seed: of the candidates and of the tasks.
+      population: candidates in a generation.
+      first: begin where the first search began instead of at the numbers that it and the second one found.
+    """
     import cma
 
     state, log = directory / "state.pickle", directory / "log.jsonl"
@@ -228,15 +232,19 @@ def search(directory: Path, generations: int, seed: int, population: int) -> Non
         strategy, draw, done = pickle.loads(state.read_bytes())
     else:
         options = {"popsize": population, "seed": seed, "verbose": -9}
-        strategy = cma.CMAEvolutionStrategy(np.zeros(len(NUMBERS)), SPREAD, options)
+        strategy = cma.CMAEvolutionStrategy(
+            np.zeros(len(NUMBERS)), FIRST_SPREAD if first else SPREAD, options
+        )
         draw, done = np.random.default_rng(seed), 0
+    shipped, scale = np.array(list(NUMBERS.values())).T
+    origin = np.array([FIRST.get(name, 0.0) for name in NUMBERS]) if first else shipped
     for generation in range(done, generations):
         start, names = time.perf_counter(), draw.permutation(list(SMALL))
         half = len(names) // 2
         cells = [(str(n), SHORT if i <= half else LONG) for i, n in enumerate(names)]
         cells.append((list(LARGE)[generation % len(LARGE)], OF_LARGE))
         asked = strategy.ask()
-        tried = scaled(np.array([*asked, strategy.mean]))
+        tried = origin + scale * np.array([*asked, strategy.mean])
         speed, validation = scores(tried, cells, int(draw.choice(SEEDS)), cache, runs)
         found = score(speed, validation)
         strategy.tell(asked, list(-found[:-1]))
@@ -247,7 +255,7 @@ def search(directory: Path, generations: int, seed: int, population: int) -> Non
             "speed_up": float(np.exp(speed[-1].mean())),
             "validation": float(np.exp(-validation[-1].mean())),
             "spread": strategy.sigma,
-            "mean": dict(zip(NUMBERS, scaled(strategy.mean).round(4).tolist(), strict=True)),
+            "mean": dict(zip(NUMBERS, (origin + scale * strategy.mean).round(4).tolist(), strict=True)),
             "seconds": time.perf_counter() - start,
         }
         with log.open("a") as file:
@@ -265,8 +273,9 @@ def main() -> None:
     parser.add_argument("--generations", type=int, default=60)
     parser.add_argument("--population", type=int, default=15)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--first", action="store_true", help="begin where the first search began")
     args = parser.parse_args()
-    search(args.directory, args.generations, args.seed, args.population)
+    search(args.directory, args.generations, args.seed, args.population, args.first)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from learned_opt.architectures.adafac_mlp import DECAYS, adafac_optimizer
 from learned_opt.architectures.blocks import NOMINAL
 from learned_opt.architectures.features import LARGE, Decays, rsqrt_rms
 from learned_opt.architectures.options import checked
+from learned_opt.architectures.rows import array_mean
 from learned_opt.base import LearnedOptimizer
 
 
@@ -78,7 +79,7 @@ def mlp_nominal(
             o[..., 2] if nominal_controller else jnp.ones([]),
             o[..., 3] if regularization_controller else jnp.zeros([]),
         ]
-        magnitudes = [jnp.mean(m) if mean else m for m, mean in zip(magnitudes, aggregated, strict=True)]
+        magnitudes = [array_mean(m) if mean else m for m, mean in zip(magnitudes, aggregated, strict=True)]
         factors = [jnp.exp(e * m) for e, m in zip(exp_mult, magnitudes, strict=True)]
         blackbox = step_mult * o[..., 0] * factors[0]
         if normalize_blackbox:

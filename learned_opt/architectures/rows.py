@@ -194,6 +194,18 @@ def tensor_means(of: Callable[[Tensor], Sequence[jax.Array]], tensor: Tensor) ->
     return sum_over_blocks(of_block, finish, tensor, shape, axes) / tensor.grad.size
 
 
+def array_mean(x: jax.Array) -> jax.Array:
+    """The mean of an array; block by block of a large one.
+
+    XLA's library for sums would take in everything that makes the array, at which it is much slower.
+    """
+    if x.size < LARGE:
+        return jnp.mean(x)
+    axes = tuple(range(x.ndim))
+    leading = functools.partial(jnp.sum, axis=axes[:-1], keepdims=True)
+    return sum_over_blocks(leading, jnp.sum, x, x.shape, axes) / x.size
+
+
 def sum_over_blocks(
     of_block: Callable[[Any], Any], finish: Callable[[Any], jax.Array], whole: Any, shape: Sequence[int], axes
 ) -> jax.Array:

@@ -102,6 +102,7 @@ def test_the_means_over_a_large_tensor_are_those_over_a_small_one(shape, monkeyp
     want = rows.tensor_means(of, tensor)
     monkeypatch.setattr(rows, "LARGE", 1)
     np.testing.assert_allclose(rows.tensor_means(of, tensor), want, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(rows.array_mean(tensor.param), want[0], rtol=1e-5, atol=1e-6)
 
 
 def temporary_bytes(lopt, params):

@@ -3,6 +3,7 @@
     python -m benchmarks.general DIRECTORY [--log runs/search_2/log.jsonl] [--evaluation evaluation.json]
     python -m benchmarks.general DIRECTORY --hidden 4      # with a network, to meta-train it
     python -m benchmarks.general DIRECTORY --only level    # the others as at initialisation
+    python -m benchmarks.general DIRECTORY --other runs/second/log.jsonl     # of another search
 
 It is the `spectral` architecture with the 22 numbers of `benchmarks/general_numbers.json`: 18 that the second
 search of `benchmarks/search.py` found, three of the weight decay that were chosen by `benchmarks/levers.py
@@ -34,22 +35,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("directory")
     parser.add_argument("--log", type=Path, help="take the last numbers of this search")
+    parser.add_argument("--other", type=Path, help="of this search, whose numbers are not those that ship")
     parser.add_argument("--evaluation", type=Path, help="what `meta-train evaluate` wrote")
     parser.add_argument("--hidden", type=int, default=0, help="width of a network that changes nothing yet")
     parser.add_argument("--only", nargs="*", metavar="NUMBER", help="the others are 0")
     args = parser.parse_args()
     if args.log:
-        last = json.loads(args.log.read_text().splitlines()[-1])
-        found = {name: round(value, 2) for name, value in last["mean"].items()} | {"wide": WIDE}
-        FOUND.write_text(json.dumps(found, indent=1) + "\n")
+        FOUND.write_text(json.dumps(last_numbers(args.log), indent=1) + "\n")
     if args.evaluation:
         kept = summary(json.loads(args.evaluation.read_text()))
         EVALUATION.write_text(json.dumps(kept, indent=1) + "\n")
-    numbers = json.loads(FOUND.read_text())
+    numbers = last_numbers(args.other) if args.other else json.loads(FOUND.read_text())
     if args.only is not None:
         numbers = {name: value if name in args.only else 0.0 for name, value in numbers.items()}
-    variant = args.only is not None or args.hidden
+    variant = args.only is not None or args.hidden or args.other
     write(args.directory, numbers, args.hidden, None if variant else json.loads(EVALUATION.read_text()))
+
+
+def last_numbers(log: Path) -> dict[str, float]:
+    """The numbers with which a search ended, and the power of the width that it does not move."""
+    last = json.loads(log.read_text().splitlines()[-1])
+    return {name: round(value, 2) for name, value in last["mean"].items()} | {"wide": WIDE}
 
 
 def write(directory: str, numbers: dict[str, float], hidden: int, evaluation: dict | None) -> None:

@@ -47,7 +47,7 @@ def start(directory, configs, *options):
         subprocess.Popen(
             [sys.executable, "-m", "meta_train", "run", str(file), "--out", str(directory / "r")]
             + ["--coordinator", f"127.0.0.1:{port}", "--num-processes", "2", "--process-id", str(i)]
-            + ["--heartbeat", "10", *options],
+            + ["--heartbeat", "30", *options],  # on a loaded machine, 10 s may not be enough to end
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

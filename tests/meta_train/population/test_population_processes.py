@@ -44,7 +44,7 @@ def start(directory, configs):
         (directory / f"{i}.yaml").write_text(text)
         command = [sys.executable, "-m", "meta_train", "population", str(directory / f"{i}.yaml")]
         command += ["--out", str(directory / "r"), "--coordinator", f"127.0.0.1:{port}"]
-        command += ["--num-processes", "2", "--process-id", str(i), "--heartbeat", "10"]
+        command += ["--num-processes", "2", "--process-id", str(i), "--heartbeat", "30"]
         pipe = subprocess.PIPE
         started.append(subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=env))
     return started

@@ -54,7 +54,7 @@ def optimizers() -> dict[str, optax.GradientTransformationExtraArgs]:
 
 
 def training(family: Any, tx: optax.GradientTransformationExtraArgs) -> tuple[Any, list, float]:
-    """A compiled step `(params, state, key) -> (params, state, loss)`, the first two, and seconds to compile."""
+    """A compiled step `(params, state, key) -> (params, state, loss)`, its first two, seconds to compile."""
     task = family.task(family.sample(jax.random.key(0)))
     data = family.data["train"]
 
@@ -124,9 +124,7 @@ def main() -> None:
         for what, ms in found[name]["ms"].items():
             print(f"  {what:18} {ms:8.2f} ms  {found[name]['to_adamw'][what]:6.2f}")
         ratio = found[name]["to_adamw"]
-        print(
-            f"  {'general, without orthogonalisation':30} {ratio['general'] - ratio['orthogonalisation']:6.2f}"
-        )
+        print(f"  {'general without it':18} {ratio['general'] - ratio['orthogonalisation']:18.2f}")
         print("  seconds to compile:", {k: round(v, 1) for k, v in found[name]["compile_seconds"].items()})
     if args.json:
         args.json.write_text(json.dumps(found, indent=1) + "\n")

@@ -12,6 +12,7 @@ import optax
 import pytest
 
 from learned_opt import LEARNED_OPTIMIZERS
+from learned_opt.architectures import rows
 from meta_train.core.combine import average
 from meta_train.core.devices import particle_mesh, shard
 from meta_train.core.outer import make_outer_step
@@ -74,6 +75,12 @@ def test_every_optimizer_lowers_with_large_tensors(name, platform):
         return tx.update(grads, tx.init(params), params, value=jnp.float32(1.0))
 
     assert "callback" not in lowered(step, platform, theta, LARGE, LARGE)
+
+
+@pytest.mark.parametrize("platform", ["cpu", *PLATFORMS])
+def test_sums_over_a_large_tensor_are_loops_over_small_blocks_on_a_cpu_alone(platform):
+    of = lambda x: rows.array_mean(jnp.sin(x))  # noqa: E731
+    assert ("stablehlo.while" in lowered(of, platform, LARGE["matrix"])) == (platform == "cpu")
 
 
 def test_a_program_that_a_platform_cannot_run_is_seen():

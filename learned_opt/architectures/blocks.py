@@ -13,7 +13,8 @@ from learned_opt.architectures.rows import tensor_means
 
 def _channel_mean(x: jax.Array) -> jax.Array:
     """The mean over the last axis, channel by channel: XLA's library for sums is slower at it than a loop."""
-    return sum(x[..., c] for c in range(x.shape[-1])) / x.shape[-1]
+    first, *rest = (x[..., c] for c in range(x.shape[-1]))
+    return sum(rest, first) / x.shape[-1]
 
 
 # Directions of hand-designed optimizers, for nominal terms: f32[*P] of one tensor.

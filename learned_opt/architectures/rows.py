@@ -211,6 +211,8 @@ def sum_over_blocks(
 ) -> jax.Array:
     """The sum of `finish(of_block(block))` over blocks of `whole`, which differ along one of `axes`.
 
+    On a GPU or TPU, which has no cache to keep blocks in, `whole` is the only block.
+
     Args:
       of_block: a block of `whole` -> a pytree of arrays. The blocks are as in `whole`, but shorter along one
         axis.
@@ -222,15 +224,18 @@ def sum_over_blocks(
     axis, size = _cut(shape, axes, SUMMED)
     count, rest = divmod(shape[axis], size)
 
-    def at(start, size):
-        return of_block(_block(whole, shape, axis, start, size))
+    def in_blocks(whole):
+        def at(start, size):
+            return of_block(_block(whole, shape, axis, start, size))
 
-    def body(total, i):
-        return jax.tree.map(jnp.add, total, at(rest + i * size, size)), None
+        def body(total, i):
+            return jax.tree.map(jnp.add, total, at(rest + i * size, size)), None
 
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(lambda: at(0, size)))
-    total = finish(jax.lax.scan(body, zeros, jnp.arange(count))[0])
-    return total + finish(at(0, rest)) if rest else total
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(lambda: at(0, size)))
+        total = finish(jax.lax.scan(body, zeros, jnp.arange(count))[0])
+        return total + finish(at(0, rest)) if rest else total
+
+    return jax.lax.platform_dependent(whole, cpu=in_blocks, default=lambda whole: finish(of_block(whole)))
 
 
 def map_over_blocks(

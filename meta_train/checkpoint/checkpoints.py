@@ -39,9 +39,8 @@ SLOW = 5.0  # seconds that training waits for the disk before a warning
 class Checkpoints:
     """The checkpoints in one directory: a context manager, which waits for the last save.
 
-    Writing goes on in one background thread, behind a copy of the state on the host: the state's
-    buffers may be donated as soon as `save` returns. What fails there is raised as CheckpointError
-    by the next call.
+    Writing goes on in one background thread, behind a copy of the state on the host: the state's buffers may
+    be donated as soon as `save` returns. What fails there is raised as CheckpointError by the next call.
 
     Guarantees. A checkpoint is written under another name and flushed to the disk (fsync); one rename gives
     it its own; older ones are deleted only after that. So a process that is killed at any moment leaves
@@ -119,7 +118,8 @@ class Checkpoints:
         wait_for(pending, timeout=PATIENCE)
         self._given_up.set()
         wait_for(pending)
-        self._pending, self._together = (None, False) if pending else (self._pending, self._together)
+        if pending:
+            self._pending, self._together = None, False
 
     def steps(self) -> list[int]:
         """The steps that have a checkpoint, ascending, without those that restore found damaged."""

@@ -13,6 +13,10 @@ from learned_opt.torch.layout import Axes, inverse, tree_of
 from learned_opt.torch.rule import Rule
 from learned_opt.torch.views import add_in_place, argument, checked_tensor, jax_device, restored, stored
 
+# Up to so many numbers on a CPU, JAX copies the parameters and writes the steps over the copy. XLA's plan for
+# that saves VeLO and `residual` a tenth of a step of 1M parameters; at 10M fresh memory for the copy costs more.
+FEW = 2**22
+
 
 class Cohort(NamedTuple):
     """Parameters that had their first gradient in the same step, in JAX's flatten order of their tree.
@@ -24,8 +28,9 @@ class Cohort(NamedTuple):
       num_steps: of the training that lay before them at that step.
       update: jitted, `(decays, buffers, state, params, grads, rates, value) -> (steps, state)`.
       state: of the transformation.
-      buffers: the memory of the steps to come, those of the last step; None on a GPU. On a CPU fresh memory
-        would cost as much time as a simple rule, because every page of it is mapped when it is first written.
+      buffers: the memory of the steps to come, those of the last step; None on a GPU, and for few parameters
+        (FEW). On a CPU fresh memory would cost large ones as much time as a simple rule, because every page
+        of it is mapped when it is first written.
     """
 
     params: list[torch.Tensor]
@@ -70,8 +75,11 @@ def begin(rule: Rule, members: Sequence[Member], num_steps: int | None, leaves: 
     with jax.default_device(jax_device(device)):
         state = make_state([argument(p) for p in params])
         state = state if leaves is None else _restored(leaves, state)
-        buffers = [jnp.zeros_like(argument(p)) for p in params] if device.type == "cpu" else None
-    update, index = _update(rule, num_steps, tree, orders), [member.index for member in members]
+        copied = device.type == "cpu" and sum(p.numel() for p in params) <= FEW
+        own = device.type == "cpu" and not copied
+        buffers = [jnp.zeros_like(argument(p)) for p in params] if own else None
+    update = _update(rule, num_steps, tree, orders, copied)
+    index = [member.index for member in members]
     return Cohort(params, index, device, num_steps, update, state, buffers)
 
 
@@ -84,16 +92,16 @@ def take_step(cohort: Cohort, rates: Sequence[float], decays: tuple[float | None
       decays: M weight decays, None for the rule's own; a new combination compiles the update again.
       value: the loss, a number or an array, or None.
     """
-    params, on_cpu = cohort.params, cohort.device.type == "cpu"
+    params = cohort.params
     grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
     views = [argument(p) for p in params], [argument(g) for g in grads]
     with jax.default_device(jax_device(cohort.device)):
         factors = np.asarray(rates, np.float32)
         steps, state = cohort.update(decays, cohort.buffers, cohort.state, *views, factors, value)
-    if on_cpu:
+    if cohort.device.type == "cpu":
         jax.block_until_ready((steps, state))  # it reads the memory that is written next
     add_in_place([(p, step) for p, step in zip(params, steps, strict=True) if p.grad is not None])
-    return cohort._replace(state=state, buffers=steps if on_cpu else None)
+    return cohort._replace(state=state, buffers=None if cohort.buffers is None else steps)
 
 
 def saved(cohort: Cohort) -> dict[str, Any]:
@@ -112,10 +120,13 @@ def _initial(rule, num_steps, tree, orders):
     return initial
 
 
-def _update(rule, num_steps, tree, orders):
-    @functools.partial(jax.jit, static_argnums=0, donate_argnums=(1, 2), keep_unused=True)
+def _update(rule, num_steps, tree, orders, copied):
+    # What is PyTorch's memory is copied when it is donated.
+    donated = (2, 3) if copied else (1, 2)
+
+    @functools.partial(jax.jit, static_argnums=0, donate_argnums=donated, keep_unused=not copied)
     def update(decays, buffers, state, params, grads, rates, value):
-        del buffers  # donated: the steps are written there
+        del buffers  # if there are any, the steps are written there
         seen, extra = _seen(tree, orders, params), {} if value is None else {"value": value}
         # With every weight decay that occurs: the compiler computes once what does not depend on it.
         every = {

@@ -310,6 +310,27 @@ def test_parameters_and_results_are_handed_over_without_a_copy():
     assert result(y).data_ptr() == y.unsafe_buffer_pointer()
 
 
+@pytest.mark.parametrize("few", [2**22, 0])
+def test_the_steps_are_not_written_over_the_parameters(few, monkeypatch):
+    """If there are few, JAX may use up the argument that is their memory, and has to copy it first."""
+    import learned_opt.torch
+
+    monkeypatch.setattr(learned_opt.torch.cohort, "FEW", few)
+    sizes = [1, 16, 1000, 4096, 300_000]  # some begin at a multiple of 64 bytes, some do not
+    base = torch.arange(310_000, dtype=torch.float32)
+    params = [torch.nn.Parameter(base[:size].clone()) for size in sizes]
+    params += [torch.nn.Parameter(base[1 : 1 + size]) for size in sizes]
+    before = [p.detach().clone() for p in params]
+    rule = optax.chain(optax.add_decayed_weights(0.1), optax.sgd(0.1))  # it reads the parameters
+    opt = optimizer(params, rule, learning_rate=0.0)
+    for _ in range(3):
+        for p in params:
+            p.grad = torch.ones_like(p)
+        opt.step()
+        assert_same(params, before)
+        assert torch.equal(base, torch.arange(310_000, dtype=torch.float32))
+
+
 @pytest.mark.parametrize(("given", "found"), [(None, "false"), ("true", "true")])
 def test_jax_does_not_reserve_the_gpus_memory_unless_a_user_wants_it(given, found):
     code = "import os, learned_opt.torch; print(os.environ['XLA_PYTHON_CLIENT_PREALLOCATE'])"

@@ -14,7 +14,7 @@ from learned_opt.torch.rule import Rule
 from learned_opt.torch.views import add_in_place, argument, checked_tensor, jax_device, restored, stored
 
 # Up to so many numbers on a CPU, JAX copies the parameters and writes the steps over the copy. XLA's plan for
-# that saves VeLO and `residual` a tenth of a step of 1M parameters; at 10M fresh memory for the copy costs more.
+# that saves VeLO and `residual` a tenth of a step of 1M parameters; at 10M the fresh memory costs more.
 FEW = 2**22
 
 

@@ -208,12 +208,19 @@ def scores(candidates: np.ndarray, cells: list[tuple[str, int]], seed: int, cach
     return speed, validation
 
 
-def score(speed: np.ndarray, validation: np.ndarray) -> np.ndarray:
-    """f64[candidates], larger is better."""
-    return (np.where(speed < 0, LOSING * speed, speed) + VALIDATION * validation).mean(1)
+def score(speed: np.ndarray, validation: np.ndarray, weight: float = VALIDATION) -> np.ndarray:
+    """f64[candidates], larger is better; `weight` is that of the validation losses."""
+    return (np.where(speed < 0, LOSING * speed, speed) + weight * validation).mean(1)
 
 
-def search(directory: Path, generations: int, seed: int, population: int, first: bool = False) -> None:
+def search(
+    directory: Path,
+    generations: int,
+    seed: int,
+    population: int,
+    first: bool = False,
+    weight: float = VALIDATION,
+) -> None:
     """Goes on until `generations` are done, and writes its state after each of them.
 
     Args:
@@ -222,22 +229,23 @@ def search(directory: Path, generations: int, seed: int, population: int, first:
       seed: of the candidates and of the tasks.
       population: candidates in a generation.
       first: begin where the first search began instead of at the numbers that it and the second one found.
+      weight: of the validation losses, from here on.
     """
     import cma
 
     state, log = directory / "state.pickle", directory / "log.jsonl"
     cache, runs = directory.parent / "search_adam", {}
     directory.mkdir(parents=True, exist_ok=True)
+    shipped, scale = np.array(list(NUMBERS.values())).T
     if state.exists():
-        strategy, draw, done = pickle.loads(state.read_bytes())
+        strategy, draw, done, origin = pickle.loads(state.read_bytes())
     else:
         options = {"popsize": population, "seed": seed, "verbose": -9}
         strategy = cma.CMAEvolutionStrategy(
             np.zeros(len(NUMBERS)), FIRST_SPREAD if first else SPREAD, options
         )
         draw, done = np.random.default_rng(seed), 0
-    shipped, scale = np.array(list(NUMBERS.values())).T
-    origin = np.array([FIRST.get(name, 0.0) for name in NUMBERS]) if first else shipped
+        origin = np.array([FIRST.get(name, 0.0) for name in NUMBERS]) if first else shipped
     for generation in range(done, generations):
         start, names = time.perf_counter(), draw.permutation(list(SMALL))
         half = len(names) // 2
@@ -246,10 +254,11 @@ def search(directory: Path, generations: int, seed: int, population: int, first:
         asked = strategy.ask()
         tried = origin + scale * np.array([*asked, strategy.mean])
         speed, validation = scores(tried, cells, int(draw.choice(SEEDS)), cache, runs)
-        found = score(speed, validation)
+        found = score(speed, validation, weight)
         strategy.tell(asked, list(-found[:-1]))
         row = {
             "generation": generation,
+            "weight": weight,
             "score_of_mean": found[-1],
             "scores": [found[:-1].mean(), found.max()],
             "speed_up": float(np.exp(speed[-1].mean())),
@@ -261,7 +270,7 @@ def search(directory: Path, generations: int, seed: int, population: int, first:
         with log.open("a") as file:
             file.write(json.dumps(row) + "\n")
         temporary = state.with_suffix(".tmp")
-        temporary.write_bytes(pickle.dumps((strategy, draw, generation + 1)))
+        temporary.write_bytes(pickle.dumps((strategy, draw, generation + 1, origin)))
         temporary.replace(state)
         shown = {k: v for k, v in row.items() if k not in ("mean", "scores")}
         print("  ".join(f"{k} {v:.3g}" for k, v in shown.items()), flush=True)
@@ -274,8 +283,14 @@ def main() -> None:
     parser.add_argument("--population", type=int, default=15)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--first", action="store_true", help="begin where the first search began")
+    parser.add_argument(
+        "--weight",
+        type=float,
+        default=VALIDATION,
+        help="of the validation losses in the score, from here on (default: 1)",
+    )
     args = parser.parse_args()
-    search(args.directory, args.generations, args.seed, args.population, args.first)
+    search(args.directory, args.generations, args.seed, args.population, args.first, args.weight)
 
 
 if __name__ == "__main__":

@@ -20,10 +20,20 @@ CELLS = [(name, steps) for steps in (SHORT, LONG) for name in SMALL] + [(name, O
 
 
 def numbers_of(path: Path) -> list[float]:
-    """The numbers of a file, in the order of NUMBERS."""
+    """The numbers of a file, in the order of NUMBERS.
+
+    Raises:
+      OSError: the file cannot be read.
+      ValueError: it does not have all of the numbers.
+    """
     text = path.read_text()
-    of = json.loads(text.splitlines()[-1])["mean"] if path.suffix == ".jsonl" else json.loads(text)
-    return [of[name] for name in NUMBERS]
+    try:
+        of = json.loads(text.splitlines()[-1])["mean"] if path.suffix == ".jsonl" else json.loads(text)
+        return [of[name] for name in NUMBERS]
+    except (KeyError, TypeError, IndexError, ValueError) as error:
+        raise ValueError(
+            f"{path} must be a JSON file of {len(NUMBERS)} numbers, or a search's log"
+        ) from error
 
 
 def main() -> None:
@@ -32,7 +42,10 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[104, 105])
     parser.add_argument("--weight", type=float, default=VALIDATION, help="of the validation losses")
     args = parser.parse_args()
-    candidates, runs = np.array([numbers_of(path) for path in args.files]), {}
+    try:
+        candidates, runs = np.array([numbers_of(path) for path in args.files]), {}
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
     found = [scores(candidates, CELLS, seed, Path("runs/search_adam"), runs) for seed in args.seeds]
     speed, validation = (np.concatenate(column, 1) for column in zip(*found, strict=True))
     each = score(speed, validation, args.weight)

@@ -89,7 +89,7 @@ def load(
         trained = "" if artefact.horizon is None else f" (it was trained for {_horizon(artefact.horizon)})"
         raise ValueError(
             f"{artefact.name} needs num_steps, the number of steps of the training to come{trained}: "
-            "call load(directory, num_steps=...)"
+            "pass num_steps=..."
         )
     check_num_steps(num_steps)
     if not (learning_rate > 0 and math.isfinite(learning_rate)):

@@ -75,10 +75,9 @@ def begin(rule: Rule, members: Sequence[Member], num_steps: int | None, leaves: 
     with jax.default_device(jax_device(device)):
         state = make_state([argument(p) for p in params])
         state = state if leaves is None else _restored(leaves, state)
-        copied = device.type == "cpu" and sum(p.numel() for p in params) <= FEW
-        own = device.type == "cpu" and not copied
-        buffers = [jnp.zeros_like(argument(p)) for p in params] if own else None
-    update = _update(rule, num_steps, tree, orders, copied)
+        few, on_cpu = sum(p.numel() for p in params) <= FEW, device.type == "cpu"
+        buffers = [jnp.zeros_like(argument(p)) for p in params] if on_cpu and not few else None
+    update = _update(rule, num_steps, tree, orders, copied=on_cpu and few)
     index = [member.index for member in members]
     return Cohort(params, index, device, num_steps, update, state, buffers)
 
